@@ -36,7 +36,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_RUN_ID", "launcher", "name of the run; the keeper finds the run's processes by it", "none"),
     Variable("FLEET_LOG_DIR", "launcher", "directory of the run's files, one per process", "none"),
     Variable("FLEET_SOCKET_DIR", "launcher", "private directory of the run's AF_UNIX sockets", "a temporary one"),
-    Variable("FLEET_CONTROL", "launcher", "endpoint of the control channel, hosted by trainer 0", "derived from MASTER_ADDR:MASTER_PORT"),
+    Variable("FLEET_CONTROL", "launcher", "socket of the control channel, hosted by trainer 0", "from MASTER_PORT and user"),
     Variable("FLEET_ROLE", "launcher", "trainer or server", "trainer"),
     Variable("FLEET_RANK", "launcher", "rank among the trainers", "0"),
     Variable("FLEET_WORLD_SIZE", "launcher", "number of trainers", "1"),
@@ -172,7 +172,8 @@ def _number(env: Mapping[str, str], name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"{name}={text!r} is not a number", at="environment", fix=f"set {name} to an integer or unset it") from None
+        fix = f"set {name} to an integer or unset it"
+        raise ConfigError(f"{name}={text!r} is not a number", at="environment", fix=fix) from None
 
 
 def _server_index(env: Mapping[str, str], servers: tuple[str, ...]) -> int:

@@ -1,0 +1,14 @@
+"""``buckets``: how gradients are grouped into messages.
+
+The first bucket is small so that sending starts early in the backward pass; the others are large so that the fixed cost
+of a message is paid seldom. In bytes a step nothing changes. Source: Li et al., "PyTorch Distributed", VLDB 2020, 3.2.3.
+"""
+
+from fleet.config import Field
+
+NAME = "buckets"
+FIELDS: tuple[Field, ...] = (
+    Field("first_mb", float, 1.0, "size of the bucket that is sent first, in MB", low=0.001, high=4096),
+    Field("mb", float, 16.0, "size of every later bucket, in MB", low=0.001, high=4096),
+)
+CONFLICTS: dict[str, str] = {}

@@ -1,0 +1,347 @@
+"""The one Runtime: who this process is, its control channel, its collectives, the strategy of the job.
+
+``init`` makes it, ``shutdown`` (or the end of the process) closes it. Everything else in fleet asks here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from fleet import env
+from fleet.control import Channel, Host
+from fleet.errors import ConfigError, StrategyConflict
+from fleet.strategy import DistributedStrategy
+
+Value = TypeVar("Value")
+OPERATIONS = ("sum", "mean", "max", "min")
+
+
+class Share(NamedTuple):
+    """How much of a global batch this trainer holds: its gradient weighs num_samples / num_global."""
+
+    num_samples: int
+    num_global: int
+
+
+class Runtime:
+    """State of the process's part in the job. Made by :func:`init`; there is one."""
+
+    def __init__(self, role: env.Role, strategy: DistributedStrategy | None, timeout_s: float) -> None:
+        self.role = role
+        self.strategy = strategy
+        self.timeout_s = timeout_s
+        self.share: Share | None = None  # of the batch in hand; None until somebody says how data are shared
+        self.samples_seen = 0  # global samples handed out by the distributed loader, for the progress line
+        self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
+        self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
+        self.host: Host | None = None
+        self.channel: Channel | None = None
+        self._calls: dict[str, int] = {}
+        self._group: Any = None
+        if role.kind == "trainer" and role.world_size > 1:
+            path = _control_path(role)
+            if role.rank == 0:
+                self.host = Host(path, role.world_size, self._hear)
+            self.channel = Channel(path, role.rank, role.world_size, timeout_s)
+
+    def meet(self, what: str, payload: bytes = b"", timeout_s: float | None = None) -> list[bytes]:
+        """Wait for all trainers at the n-th call of ``what``; return their payloads in rank order."""
+        if self.channel is None:
+            return [payload]
+        self._calls[what] = self._calls.get(what, 0) + 1
+        return self.channel.meet(f"{what}, call {self._calls[what]}", payload, timeout_s)
+
+    def tell(self, kind: str, payload: bytes) -> None:
+        """Hand a note to trainer 0's reader of ``kind``; never waits."""
+        if self.channel is None:
+            self._hear(kind, 0, payload)
+        else:
+            self.channel.tell(kind, payload)
+
+    @property
+    def group(self) -> Any:
+        """Paddle's process group of the main thread (fleet.group.Group), opened by all trainers at first use."""
+        if self._group is None:
+            from fleet.group import Group
+
+            self._group = Group.open(self, "main")
+        return self._group
+
+    def agree_strategy(self, strategy: DistributedStrategy | None) -> DistributedStrategy | None:
+        """Take the job's one strategy; a different second one is refused."""
+        if strategy is None:
+            return self.strategy
+        _check_strategy(strategy, "strategy=")
+        if self.strategy is not None and self.strategy != strategy:
+            raise StrategyConflict(
+                f"a second, different strategy: {strategy!r} after {self.strategy!r}",
+                at="strategy=",
+                fix="a job has one strategy: give it once, or the same object everywhere",
+            )
+        self.strategy = strategy
+        return strategy
+
+    def close(self) -> None:
+        """Close what was opened, last opened first. Collectives are refused afterwards."""
+        while self.closers:
+            self.closers.pop()()
+        if self.channel is not None:
+            self.channel.close()
+        if self.host is not None:
+            self.host.close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's sockets without a word."""
+        self.closers.clear()
+        if self.channel is not None:
+            self.channel.forget()
+        if self.host is not None:
+            self.host.forget()
+
+    def _hear(self, kind: str, rank: int, payload: bytes) -> None:
+        reader = self.heard.get(kind)
+        if reader is not None:
+            reader(rank, payload)
+
+
+_runtime: Runtime | None = None
+
+
+def init(
+    role_maker: object = None,
+    is_collective: bool | None = None,
+    strategy: DistributedStrategy | None = None,
+) -> None:
+    """Join the job: alone, under ``python -m fleet.launch``, or under torchrun.
+
+    Args:
+        role_maker: accepted for scripts written for paddle.distributed.fleet; the roles come from the environment.
+        is_collective: as there: True implies ``batch="per_trainer"`` unless the strategy sets ``batch``.
+        strategy: the job's strategy; may also be given to the distributed_* calls.
+
+    Raises:
+        ConfigError: called twice, or the environment's numbers make no sense.
+        RendezvousError: two launchers' variables contradict each other.
+        PeerLost: trainer 0 did not join in time. Start the job again.
+    """
+    global _runtime
+    if _runtime is not None:
+        raise ConfigError("fleet.init() was called twice", at="fleet.init()", fix="call it once, at the top of the script")
+    _check_strategy(strategy, "fleet.init(strategy=)")
+    role = env.detect()
+    if role.kind == "trainer" and role.local_size != role.world_size:
+        raise ConfigError(
+            f"{role.world_size} trainers, {role.local_size} of them on this node: several nodes are not in this version",
+            at=role.source,
+            fix="start all trainers on one node",
+        )
+    if is_collective:
+        strategy = strategy or DistributedStrategy()
+        if not strategy.is_set("batch"):
+            strategy.batch = "per_trainer"
+    timeout_s = strategy.timeout_s if strategy is not None else _timeout_of_file()
+    _runtime = Runtime(role, strategy, timeout_s)
+    _follow_forks(_runtime)
+
+
+def current(call: str) -> Runtime:
+    """Return the Runtime; ``call`` is who asks, for the error before init."""
+    if _runtime is None:
+        raise ConfigError(f"{call} before fleet.init()", at=call, fix="call fleet.init() at the top of the script")
+    return _runtime
+
+
+def is_initialized() -> bool:
+    """Return whether init was called and shutdown was not."""
+    return _runtime is not None
+
+
+def shutdown() -> None:
+    """Leave the job; runs by itself at the end of the process. A second call does nothing."""
+    global _runtime
+    if _runtime is not None:
+        runtime, _runtime = _runtime, None
+        runtime.close()
+
+
+def rank() -> int:
+    """Return this trainer's rank; -1 in a server."""
+    return current("fleet.rank()").role.rank
+
+
+def world_size() -> int:
+    """Return the number of trainers."""
+    return current("fleet.world_size()").role.world_size
+
+
+def local_rank() -> int:
+    """Return this trainer's rank on its node."""
+    return current("fleet.local_rank()").role.local_rank
+
+
+def is_server() -> bool:
+    """Return whether this process holds table shards. Servers started by fleet.launch run no user script."""
+    return current("fleet.is_server()").role.is_server
+
+
+def barrier() -> None:
+    """Wait until all trainers are here.
+
+    Raises:
+        PeerLost: a trainer did not come within ``timeout_s``; it is named.
+        RendezvousError: a trainer waits in another collective; it is named.
+
+    Cost: one small message to trainer 0 and back.
+    """
+    current("fleet.barrier()").meet("fleet.barrier()")
+
+
+def all_reduce(value: Value, op: str = "sum") -> Value:
+    """Combine a number, NumPy array or Paddle tensor of all trainers; every trainer gets the same result.
+
+    Numbers and arrays travel on the control channel and are added in rank order; tensors go through Gloo or NCCL.
+
+    Args:
+        value: same shape and dtype on every trainer.
+        op: sum, mean, max or min.
+
+    Raises:
+        ConfigError: another op, or shapes or dtypes that differ.
+        PeerLost, RendezvousError: as :func:`barrier`.
+    """
+    runtime = current("fleet.all_reduce()")
+    if op not in OPERATIONS:
+        raise ConfigError(f"op must be one of {', '.join(OPERATIONS)}, got {op!r}", at="fleet.all_reduce()", fix="use one of them")
+    if _is_tensor(value):
+        return runtime.group.all_reduce(value, op)  # type: ignore[no-any-return]
+    import numpy as np
+
+    stacked = np.stack(_gather_arrays(runtime, value, "fleet.all_reduce()"))
+    combine: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}
+    total = np.asarray(combine[op](stacked, axis=0))
+    if op != "mean":
+        total = total.astype(stacked.dtype)
+    if isinstance(value, np.ndarray):
+        return total  # type: ignore[return-value]
+    return float(total) if op == "mean" else _as_given(total, value)  # type: ignore[return-value]
+
+
+def all_gather(value: Value) -> list[Value]:
+    """Return the values of all trainers in rank order: numbers, NumPy arrays or Paddle tensors of equal shape and dtype.
+
+    Raises:
+        ConfigError: shapes or dtypes differ.
+        PeerLost, RendezvousError: as :func:`barrier`.
+    """
+    runtime = current("fleet.all_gather()")
+    if _is_tensor(value):
+        return runtime.group.all_gather(value)  # type: ignore[no-any-return]
+    import numpy as np
+
+    arrays = _gather_arrays(runtime, value, "fleet.all_gather()")
+    return [a if isinstance(value, np.ndarray) else _as_given(a, value) for a in arrays]
+
+
+def broadcast(value: Value, source: int = 0) -> Value:
+    """Return trainer ``source``'s value on every trainer; the others give a value of the same shape and dtype.
+
+    Raises:
+        ConfigError: ``source`` is no rank, or shapes or dtypes differ.
+        PeerLost, RendezvousError: as :func:`barrier`.
+    """
+    runtime = current("fleet.broadcast()")
+    if not 0 <= source < runtime.role.world_size:
+        fix = f"give a rank below {runtime.role.world_size}"
+        raise ConfigError(f"there is no trainer {source}", at="fleet.broadcast()", fix=fix)
+    if _is_tensor(value):
+        return runtime.group.broadcast(value, source)  # type: ignore[no-any-return]
+    return all_gather(value)[source]
+
+
+def _as_given(array: Any, like: Value) -> Value:
+    return type(like)(array.item())  # type: ignore[call-arg]
+
+
+def _check_strategy(strategy: object, at: str) -> None:
+    if strategy is not None and not isinstance(strategy, DistributedStrategy):
+        what = f"strategy must be a fleet.DistributedStrategy, got {type(strategy).__name__}"
+        raise ConfigError(what, at=at, fix="write fleet.DistributedStrategy(...)")
+
+
+def _is_tensor(value: object) -> bool:
+    paddle = sys.modules.get("paddle")
+    return paddle is not None and isinstance(value, paddle.Tensor)
+
+
+def _gather_arrays(runtime: Runtime, value: object, call: str) -> list[Any]:
+    import numpy as np
+
+    if not isinstance(value, (bool, int, float, np.ndarray, np.generic)):
+        raise ConfigError(f"cannot send a {type(value).__name__}", at=call, fix="give a number, a NumPy array or a Paddle tensor")
+    array = np.ascontiguousarray(value).reshape(np.shape(value))
+    if array.dtype.hasobject:
+        raise ConfigError("cannot send an array of Python objects", at=call, fix="give an array of numbers")
+    head = f"{array.dtype.str}{array.shape}".encode()
+    parts = [p.split(b"\n", 1) for p in runtime.meet(call, head + b"\n" + array.tobytes())]
+    for other, (theirs, _) in enumerate(parts):
+        if theirs != head:
+            raise ConfigError(
+                f"trainer {other} gave {theirs.decode()}, trainer {runtime.role.rank} gave {head.decode()}",
+                at=call,
+                fix="give the same shape and dtype on every trainer",
+            )
+    return [np.frombuffer(body, dtype=array.dtype).reshape(array.shape).copy() for _, body in parts]
+
+
+def _control_path(role: env.Role) -> str:
+    """Return where trainer 0 listens: what the launcher says, else derived from what a foreign launcher's trainers share."""
+    given = env.get("FLEET_CONTROL")
+    if given:
+        return given.removeprefix("unix:")
+    meeting = env.get("PADDLE_MASTER") or f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
+    if meeting == ":":
+        raise ConfigError(
+            f"{role.source} says {role.world_size} trainers but no meeting point",
+            at="MASTER_ADDR, MASTER_PORT, PADDLE_MASTER",
+            fix="start the script with python -m fleet.launch, or export the meeting point",
+        )
+    key = hashlib.sha256(f"{meeting} {env.get('TORCHELASTIC_RUN_ID')}".encode()).hexdigest()[:16]
+    directory = os.path.join(tempfile.gettempdir(), f"fleet-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    status = os.lstat(directory)
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        what = f"{directory} belongs to somebody else or is open to others"
+        raise ConfigError(what, at=directory, fix="remove it and start again")
+    return os.path.join(directory, key)
+
+
+def _timeout_of_file() -> float:
+    path = env.get("FLEET_CONFIG")
+    strategy = DistributedStrategy.from_yaml(path) if path else DistributedStrategy()
+    return float(strategy.timeout_s)
+
+
+def _follow_forks(runtime: Runtime) -> None:
+    """Let forked children (DataLoader workers) drop the runtime: its sockets and threads are the parent's."""
+    alive = weakref.ref(runtime)
+
+    def in_child() -> None:
+        global _runtime
+        mine = alive()
+        if mine is not None and _runtime is mine:
+            _runtime = None
+            mine.forget()
+
+    os.register_at_fork(after_in_child=in_child)
+
+
+atexit.register(shutdown)

@@ -1,0 +1,196 @@
+"""DistributedStrategy: what a job asks for, checked at assignment.
+
+A strategy is a few plain fields and blocks. A block is off (None or False), on with its defaults (True), or a dict that
+sets fields. The blocks are declared beside the code that obeys them, in ``collective/strategies/`` and
+``parameter_server/block.py``; this file collects the declarations and holds no list of its own. A name that is not
+declared does not exist: it raises ConfigError with what there is, and is never accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fleet import config
+from fleet.config import Field
+from fleet.errors import ConfigError, StrategyConflict
+
+PLAIN: tuple[Field, ...] = (
+    Field("batch", str, "global", "global: the script's batch is the global one; per_trainer: each trainer takes it",
+          choices=("global", "per_trainer")),
+    Field("seed", int, 0, "seed of shuffles and of new rows", low=0, high=2**63 - 1),
+    Field("timeout_s", float, 60.0, "how long to wait for a late trainer or a server", low=0.1, high=86400),
+)  # fmt: skip
+
+
+class Block(NamedTuple):
+    """What one strategy file declares."""
+
+    name: str
+    fields: tuple[Field, ...]
+    conflicts: Mapping[str, str]  # name of another block -> why both cannot be on
+
+
+@functools.cache
+def blocks() -> dict[str, Block]:
+    """Return every declared block by name, in the order in which a step applies them."""
+    from fleet.collective import strategies
+
+    modules = [f"fleet.collective.strategies.{name}" for name in strategies.ORDER] + ["fleet.parameter_server.block"]
+    loaded = [importlib.import_module(name) for name in modules]
+    return {m.NAME: Block(m.NAME, m.FIELDS, m.CONFLICTS) for m in loaded}
+
+
+class DistributedStrategy:
+    """State how a job is run.
+
+    Example:
+        >>> import fleet
+        >>> s = fleet.DistributedStrategy(parameter_server={"consistency": "async"})
+        >>> s.parameter_server["prefetch"]
+        1
+
+    Raises:
+        ConfigError: an unknown name, a wrong type, a value out of range; at the assignment, with the place.
+        StrategyConflict: two blocks that exclude each other.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        object.__setattr__(self, "_set", {})
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._assign(name, value, lambda *keys: "DistributedStrategy" + "".join("." + k for k in keys))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in _OLD_NAMES:
+            return _OLD_NAMES[name](self)
+        if name.endswith("_configs") and name[:-8] in blocks():
+            name = name[:-8]
+        values = self.effective()
+        if name not in values:
+            raise AttributeError(str(_unknown(name, f"DistributedStrategy.{name}")))
+        return values[name]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DistributedStrategy) and self.effective() == other.effective()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        return "DistributedStrategy(" + ", ".join(f"{k}={v!r}" for k, v in self._set.items()) + ")"
+
+    def is_set(self, name: str) -> bool:
+        """Return whether the script or a file has set this field or block."""
+        return name in self._set
+
+    def effective(self) -> dict[str, Any]:
+        """Return every field and block that is in force, defaults filled in; a block that is off is None."""
+        values: dict[str, Any] = {f.name: self._set.get(f.name, f.default) for f in PLAIN}
+        values.update({name: self._set.get(name) for name in blocks()})
+        return values
+
+    def fill_from(self, document: config.Document) -> None:
+        """Take from a file's ``strategy:`` the fields and blocks that are not set yet."""
+        found = document.value.get("strategy") or {}
+        if not isinstance(found, dict):
+            raise ConfigError("strategy must be a mapping", at=document.at("strategy"), fix="write 'strategy:' and indented names")
+        for name, value in found.items():
+            if not self.is_set(name):
+                self._assign(name, value, lambda *keys: document.at("strategy", *keys))
+
+    def to_yaml(self, path: str | None = None) -> str:
+        """Return what is set as YAML text, and write it to ``path`` if given."""
+        import yaml
+
+        text: str = yaml.safe_dump({"strategy": self._set}, sort_keys=False)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        return text
+
+    @classmethod
+    def from_yaml(cls, path: str) -> DistributedStrategy:
+        """Read the ``strategy:`` of a file."""
+        strategy = cls()
+        strategy.fill_from(config.load_yaml(path))
+        return strategy
+
+    def _assign(self, name: str, value: Any, at: Callable[..., str]) -> None:
+        if name in _OLD_SETTERS:
+            _OLD_SETTERS[name](self, value, at)
+            return
+        if name.endswith("_configs") and name[:-8] in blocks():
+            # The form of paddle.distributed.fleet: strategy.amp = True, then strategy.amp_configs = {...}.
+            name = name[:-8]
+            if not isinstance(value, dict):
+                raise ConfigError(f"{name}_configs must be a dict, got {value!r}", at=at(name), fix="give the fields to set")
+        plain = {f.name: f for f in PLAIN}
+        if name in plain:
+            config.check([plain[name]], {name: value}, block="", at=lambda field: at(field))
+            self._set[name] = value
+        elif name in blocks():
+            self._set_block(blocks()[name], value, at)
+        else:
+            raise _unknown(name, at(name))
+
+    def _set_block(self, block: Block, value: Any, at: Callable[..., str]) -> None:
+        if value is None or value is False:
+            self._set[block.name] = None
+            return
+        if value is not True and not isinstance(value, dict):
+            raise ConfigError(
+                f"{block.name} must be True, False or a dict, got {value!r}",
+                at=at(block.name),
+                fix="True takes the defaults; a dict sets " + ", ".join(f.name for f in block.fields),
+            )
+        given = {} if value is True else value
+        checked = config.check(block.fields, given, block=block.name, at=lambda field: at(block.name, field))
+        for other, why in self._conflicts(block):
+            what = f"{block.name} and {other} exclude each other: {why}"
+            raise StrategyConflict(what, at=at(block.name), fix=f"turn one of them off: {other}=None")
+        self._set[block.name] = checked
+
+    def _conflicts(self, block: Block) -> list[tuple[str, str]]:
+        on = [b for b in blocks().values() if self._set.get(b.name) is not None and b.name != block.name]
+        forward = [(b.name, block.conflicts[b.name]) for b in on if b.name in block.conflicts]
+        return forward + [(b.name, b.conflicts[block.name]) for b in on if block.name in b.conflicts]
+
+
+def _unknown(name: str, at: str) -> ConfigError:
+    names = [f.name for f in PLAIN] + list(blocks())
+    return ConfigError(f"there is no strategy {name!r} in this version of fleet", at=at, fix=config.did_you_mean(name, names))
+
+
+# a_sync and a_sync_configs of paddle.distributed.fleet: False is sync, True is async, k_steps > 0 was geo.
+def _set_a_sync(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"a_sync must be True or False, got {value!r}", at=at("a_sync"), fix="True is async, False is sync")
+    strategy._assign("parameter_server", {"consistency": "async" if value else "sync"}, at)
+
+
+def _set_a_sync_configs(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
+    if not isinstance(value, dict) or set(value) - {"k_steps"}:
+        raise ConfigError(f"a_sync_configs takes k_steps only, got {value!r}", at=at("a_sync_configs"), fix="give {'k_steps': 0}")
+    if value.get("k_steps", 0) != 0:
+        raise ConfigError(
+            f"a_sync_configs k_steps={value['k_steps']!r} asks for geo, which is not in this version of fleet",
+            at=at("a_sync_configs", "k_steps"),
+            fix="take k_steps 0, which is async; there is: sync, async",
+        )
+
+
+_OLD_SETTERS: dict[str, Callable[[DistributedStrategy, Any, Callable[..., str]], None]] = {
+    "a_sync": _set_a_sync,
+    "a_sync_configs": _set_a_sync_configs,
+}
+_OLD_NAMES: dict[str, Callable[[DistributedStrategy], Any]] = {
+    "a_sync": lambda s: (s.parameter_server or {}).get("consistency") == "async",
+    "a_sync_configs": lambda s: {"k_steps": 0},
+}
