@@ -32,6 +32,8 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_CONFIG", "launcher, user", "YAML file whose strategy fills what the script leaves unset", "none"),
     Variable("FLEET_DEVICE", "launcher, user", "cpu or gpu", "gpu if Paddle sees one, else cpu"),
     Variable("FLEET_TUNE", "launcher, user", "on or off: what docs/tuning.md measures", "on"),
+    Variable("FLEET_SIMD", "user", "SIMD level of the C++ core: portable, avx2, avx512 or auto; all give the same bits", "auto"),
+    Variable("FLEET_REQUIRE_CORE", "user", "1: installing fleet fails if the C++ core cannot be built", "0"),
     # Who this process is.
     Variable("FLEET_RUN_ID", "launcher", "name of the run; the keeper finds the run's processes by it", "none"),
     Variable("FLEET_LOG_DIR", "launcher", "directory of the run's files, one per process", "none"),

@@ -1,0 +1,173 @@
+"""The C++ core: tables, batches of ids, placement.
+
+Every function releases the GIL while it works. Arrays are taken exactly as annotated, C-contiguous: another dtype or a
+non-array raises TypeError, another shape or layout ValueError; nothing is converted. MemoryError: the system has no memory.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+class CoreInfo(TypedDict):
+    simd: str  # level in force: "portable", "avx2" or "avx512"
+    simd_levels: list[str]  # levels that this CPU has
+    huge_pages: bool  # whether the system grants huge pages to those who ask
+    num_shards: int  # logical shards of every table: 1024
+
+class Saved(TypedDict):
+    rows: int
+    bytes: int  # size of the file
+    checksums: dict[str, int]  # tensor -> zlib.crc32 of its bytes
+
+def as_array(address: int, count: int, dtype: Literal["float32", "int64", "uint64", "uint32"]) -> NDArray[np.generic]:
+    """View ``count`` elements of foreign memory; the view owns nothing and must not outlive it.
+
+    Raises:
+        ValueError: a null or misaligned address, a negative count, another dtype.
+    """
+
+def shard_of(ids: NDArray[np.uint64], salt: int) -> NDArray[np.uint16]:
+    """Return the logical shard (0 to 1023) of each id: the top 10 bits of mix64(id ^ salt)."""
+
+class Unique:
+    """Removes repeats from batches of ids; keeps its memory between calls. One per thread."""
+
+    def __init__(self, salt: int) -> None: ...
+    def unique(
+        self, ids: NDArray[np.uint64], server_of_shard: NDArray[np.uint16], num_servers: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int64]]:
+        """Return ``(keys uint64[m], inverse uint32[n], counts int64[num_servers])`` with ``keys[inverse] == ids``.
+
+        Keys come grouped by server, within a server by lock stripe, within a stripe by first appearance.
+        ``server_of_shard`` is ``uint16[1024]``.
+        """
+
+def expand(rows: NDArray[np.float32], inverse: NDArray[np.uint32], out: NDArray[np.float32]) -> None:
+    """Set ``out[i] = rows[inverse[i]]``: ``float32[m, dim]`` to ``float32[n, dim]``. Raises ValueError if inverse names no row."""
+
+def merge(grads: NDArray[np.float32], inverse: NDArray[np.uint32], scale: float, out: NDArray[np.float32]) -> int:
+    """Set ``out[m, dim]`` to ``scale`` times the sum of ``grads[n, dim]`` by ``inverse[n]``, in order of appearance.
+
+    Returns how many values of the result are not finite. Raises ValueError if inverse names no row of out.
+    """
+
+def merge_pushes(
+    pushes: Sequence[tuple[NDArray[np.uint64], NDArray[np.float32]]],
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    """Sum several trainers' pushes ``(keys uint64[n], grads float32[n, dim])`` in the order of the list.
+
+    Keys come in order of first appearance. The result is the same bits for the same list.
+    """
+
+def flush_denormals() -> bool:
+    """Read and write denormals as zero in the calling thread; False where the CPU has no such switch."""
+
+def core_info() -> CoreInfo:
+    """Return what was chosen at run time."""
+
+def set_simd(level: str) -> None:
+    """Choose ``portable``, ``avx2``, ``avx512`` or ``auto`` for this process; all give the same bits.
+
+    Raises:
+        ValueError: this CPU has no such level.
+    """
+
+class Table:
+    """A map from uint64 key to a row of ``dim`` weights with optimizer state. Any id is a key. Thread-safe.
+
+    Args:
+        dim: floats of a row.
+        optimizer: ``sgd``; ``adagrad`` (Paddle's, element-wise) and ``rowwise_adagrad`` (one float: the sum of mean squares)
+            with ``epsilon`` (1e-6) and ``initial_accumulator_value`` (0); ``adam`` (Paddle's with lazy_mode=True) with
+            ``beta1`` (0.9), ``beta2`` (0.999), ``epsilon`` (1e-8).
+        hyper: the optimizer's hyper-parameters; unknown names raise ValueError.
+        initializer: ``uniform`` with ``(low, high)``, ``normal`` with ``(mean, std)``, ``constant`` with ``(value, 0)``.
+            A row's values come from (seed, salt, id, column) alone.
+        seed: of the initial values.
+        salt: of the hash that places keys; the same on all servers and clients of a table.
+        stripes: number of locks: 1, 2, 4, 8 or 16.
+
+    Raises:
+        ValueError: a value out of range, or a name that is not known.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        optimizer: str,
+        hyper: dict[str, float],
+        initializer: str,
+        init_args: tuple[float, float],
+        seed: int,
+        salt: int,
+        stripes: int = 16,
+    ) -> None: ...
+    def pull(self, ids: NDArray[np.uint64], out: NDArray[np.float32], create: bool) -> int:
+        """Copy the weights of ``ids[n]`` to ``out[n, dim]``; return how many rows were created.
+
+        With ``create=False`` unseen ids read as their initial value and nothing is created. Safe to retry.
+        """
+
+    def push(self, ids: NDArray[np.uint64], grads: NDArray[np.float32], lr: float, step: int) -> int:
+        """Apply ``grads[n, dim]`` to the rows of ``ids[n]``; return how many gradient values are not finite.
+
+        If any is not finite, nothing is changed. Missing rows are created first. Repeated ids are applied in order.
+        ``step`` counts from 1 and sets Adam's bias correction. A retry counts twice, also after MemoryError,
+        which may leave some ids applied.
+        """
+
+    def assign(self, ids: NDArray[np.uint64], weights: NDArray[np.float32]) -> None:
+        """Set the weights of ``ids[n]`` to ``weights[n, dim]`` and their state to its initial value. Safe to retry."""
+
+    def read(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
+        """Return ``(found bool[n], weights float32[n, dim], state float32[n, state_dim])``; missing ids read as initial values."""
+
+    def keys(self) -> NDArray[np.uint64]:
+        """Return every key, grouped by stripe, in order of creation within one."""
+
+    def save(self, path: str, shard_low: int, shard_high: int) -> Saved:
+        """Write the rows of shards ``[shard_low, shard_high)`` to a safetensors file, fsynced, with bounded memory.
+
+        Tensors: ``keys`` U64[n] sorted by shard, ``weights`` F32[n, dim], ``state`` F32[n, state_dim] (absent if 0).
+        Rows created meanwhile are not in it; each row is whole, but rows pushed meanwhile may be before or after their push:
+        stop pushes for a snapshot of one moment. The caller renames the file and fsyncs its directory.
+
+        Raises:
+            OSError: with errno (ENOSPC before anything is written, where the file system can reserve room) and path.
+                No partial file is left. Safe to retry.
+        """
+
+    def load(self, path: str, keep: NDArray[np.bool_], checksums: dict[str, int]) -> int:
+        """Insert the rows of a saved file whose shard is in ``keep`` (bool[1024]); return how many.
+
+        Reads the file twice with bounded memory: nothing is inserted unless header, shapes, lengths, order of shards and
+        checksums are right. Existing rows of the same keys are replaced. Safe to retry.
+
+        Raises:
+            ValueError: the file is damaged, foreign, or does not fit this table: says what and where.
+            OSError: with errno and path.
+        """
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of memory behind rows and index."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def state_dim(self) -> int:
+        """Floats of optimizer state beside a row: 0, 1, dim or 2 dim."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row with key and state."""
+
+    @property
+    def optimizer(self) -> str: ...

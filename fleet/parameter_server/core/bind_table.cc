@@ -1,0 +1,194 @@
+#include "bind_table.h"
+
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "arrays.h"
+#include "table.h"
+
+namespace fleet::python {
+
+namespace {
+
+using Hyper = std::map<std::string, double>;
+
+// Takes one hyper-parameter out of `hyper`, or its default; it must lie in [low, high).
+float hyper_of(Hyper& hyper, const char* name, double otherwise, double low, double high) {
+  const auto found = hyper.find(name);
+  const double value = found == hyper.end() ? otherwise : found->second;
+  if (found != hyper.end()) hyper.erase(found);
+  if (!(value >= low && value < high)) {
+    throw py::value_error(std::string(name) + " must be in [" + std::string(py::str(py::float_(low))) + ", " +
+                          std::string(py::str(py::float_(high))) + "), got " + std::string(py::str(py::float_(value))));
+  }
+  return static_cast<float>(value);
+}
+
+void set_optimizer(Schema& schema, const std::string& name, Hyper hyper) {
+  constexpr double kSmallest = 1e-37;  // an epsilon of 0 divides 0 by 0
+  constexpr double kLarge = 1e30;
+  if (name == "sgd") {
+    schema.optimizer = Optimizer::kSgd;
+  } else if (name == "adagrad" || name == "rowwise_adagrad") {
+    schema.optimizer = name == "adagrad" ? Optimizer::kAdagrad : Optimizer::kRowwiseAdagrad;
+    schema.epsilon = hyper_of(hyper, "epsilon", 1e-6, kSmallest, kLarge);
+    schema.initial_accumulator = hyper_of(hyper, "initial_accumulator_value", 0.0, 0.0, kLarge);
+  } else if (name == "adam") {
+    schema.optimizer = Optimizer::kAdam;
+    schema.beta1 = hyper_of(hyper, "beta1", 0.9, 0.0, 1.0);
+    schema.beta2 = hyper_of(hyper, "beta2", 0.999, 0.0, 1.0);
+    schema.epsilon = hyper_of(hyper, "epsilon", 1e-8, kSmallest, kLarge);
+  } else {
+    throw py::value_error("optimizer must be sgd, adagrad, rowwise_adagrad or adam, got " + name);
+  }
+  if (!hyper.empty()) throw py::value_error("optimizer " + name + " has no hyper-parameter " + hyper.begin()->first);
+}
+
+void set_initializer(Schema& schema, const std::string& name, std::pair<double, double> args) {
+  if (!std::isfinite(static_cast<float>(args.first)) || !std::isfinite(static_cast<float>(args.second))) {
+    throw py::value_error("init_args must be finite float32 values");
+  }
+  schema.init_a = static_cast<float>(args.first);
+  schema.init_b = static_cast<float>(args.second);
+  if (name == "uniform") {
+    schema.initializer = Initializer::kUniform;
+    if (!(args.first <= args.second)) throw py::value_error("initializer uniform needs low <= high");
+    if (!std::isfinite(schema.init_b - schema.init_a)) throw py::value_error("initializer uniform needs a finite high - low");
+  } else if (name == "normal") {
+    schema.initializer = Initializer::kNormal;
+    if (args.second < 0) throw py::value_error("initializer normal needs a standard deviation >= 0");
+  } else if (name == "constant") {
+    schema.initializer = Initializer::kConstant;
+    if (args.second != 0) throw py::value_error("initializer constant takes (value, 0)");
+  } else {
+    throw py::value_error("initializer must be uniform, normal or constant, got " + name);
+  }
+}
+
+std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
+                                  std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes) {
+  constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
+  if (dim < 1 || dim > kMaxDim) throw py::value_error("dim must be 1 to " + std::to_string(kMaxDim) + ", got " + std::to_string(dim));
+  if (stripes < 1 || stripes > int64_t{kMaxStripes} || (stripes & (stripes - 1)) != 0) {
+    throw py::value_error("stripes must be 1, 2, 4, 8 or 16, got " + std::to_string(stripes));
+  }
+  Schema schema;
+  schema.dim = static_cast<size_t>(dim);
+  schema.seed = seed;
+  schema.salt = salt;
+  set_optimizer(schema, optimizer, hyper);
+  set_initializer(schema, initializer, init_args);
+  if (schema.row_bytes() > Rows::kMaxRowBytes) {
+    throw py::value_error("a row of " + std::to_string(schema.row_bytes()) + " bytes (dim " + std::to_string(dim) + ", " + optimizer +
+                          ") is above the limit of " + std::to_string(Rows::kMaxRowBytes));
+  }
+  return std::make_unique<Table>(schema, static_cast<uint32_t>(stripes));
+}
+
+uint64_t pull(Table& self, const py::handle& ids_, const py::handle& out_, bool create) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const auto n = static_cast<size_t>(ids.shape(0));
+  py::array result = take<float>(out_, "out", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)}, true);
+  const uint64_t* from = in<uint64_t>(ids);
+  float* to = out<float>(result);
+  uint64_t num_created = 0;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.pull(from, n, to, create, &num_created);
+  }
+  raise_if(status);
+  return num_created;
+}
+
+size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float lr, int64_t step) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const auto n = static_cast<size_t>(ids.shape(0));
+  const py::array grads = take<float>(grads_, "grads", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
+  if (!std::isfinite(lr)) throw py::value_error("lr must be finite, got " + std::to_string(lr));
+  if (step < 1) throw py::value_error("step must be >= 1 (the first push is step 1), got " + std::to_string(step));
+  const uint64_t* keys = in<uint64_t>(ids);
+  const float* values = in<float>(grads);
+  size_t num_nonfinite = 0;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.push(keys, n, values, lr, step, &num_nonfinite);
+  }
+  raise_if(status);
+  return num_nonfinite;
+}
+
+void assign(Table& self, const py::handle& ids_, const py::handle& weights_) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const py::array weights = take<float>(weights_, "weights", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
+  const uint64_t* keys = in<uint64_t>(ids);
+  const float* values = in<float>(weights);
+  const auto n = static_cast<size_t>(ids.shape(0));
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.assign(keys, n, values, nullptr);
+  }
+  raise_if(status);
+}
+
+py::tuple read(Table& self, const py::handle& ids_) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const py::ssize_t n = ids.shape(0);
+  py::array found = fresh<bool>({n});
+  py::array weights = fresh<float>({n, static_cast<py::ssize_t>(self.schema().dim)});
+  py::array state = fresh<float>({n, static_cast<py::ssize_t>(self.schema().state_dim())});
+  const uint64_t* keys = in<uint64_t>(ids);
+  auto* to_found = out<bool>(found);
+  float* to_weights = out<float>(weights);
+  float* to_state = out<float>(state);
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.read(keys, static_cast<size_t>(n), to_found, to_weights, to_state);
+  }
+  raise_if(status);
+  return py::make_tuple(found, weights, state);
+}
+
+py::array keys(Table& self) {
+  std::vector<uint64_t> all;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.keys(&all);
+  }
+  raise_if(status);
+  py::array result = fresh<uint64_t>({static_cast<py::ssize_t>(all.size())});
+  std::copy(all.begin(), all.end(), out<uint64_t>(result));
+  return result;
+}
+
+}  // namespace
+
+void bind_table(py::module_& module) {
+  const auto released = py::call_guard<py::gil_scoped_release>();
+  py::class_<Table>(module, "Table")
+      .def(py::init(&make_table), py::kw_only(), py::arg("dim"), py::arg("optimizer"), py::arg("hyper"), py::arg("initializer"),
+           py::arg("init_args"), py::arg("seed"), py::arg("salt"), py::arg("stripes") = 16)
+      .def("pull", &pull, py::arg("ids"), py::arg("out"), py::arg("create"))
+      .def("push", &push, py::arg("ids"), py::arg("grads"), py::arg("lr"), py::arg("step"))
+      .def("assign", &assign, py::arg("ids"), py::arg("weights"))
+      .def("read", &read, py::arg("ids"))
+      .def("keys", &keys)
+      .def_property_readonly("size", py::cpp_function(&Table::size, released))
+      .def_property_readonly("memory_bytes", py::cpp_function(&Table::memory_bytes, released))
+      .def_property_readonly("dim", [](const Table& self) { return self.schema().dim; })
+      .def_property_readonly("state_dim", [](const Table& self) { return self.schema().state_dim(); })
+      .def_property_readonly("row_bytes", [](const Table& self) { return self.schema().row_bytes(); })
+      .def_property_readonly("optimizer", [](const Table& self) { return self.schema().optimizer_name(); });
+}
+
+}  // namespace fleet::python

@@ -1,0 +1,361 @@
+// The body of kernels.cc: included once for each SIMD level, with FLEET_NAMESPACE and FLEET_LEVEL set. No include guard.
+//
+// Calls no function template of the standard library: its instance would be compiled for this level and shared with others.
+// D is the number of floats in a row if it is known when compiling, else 0.
+
+namespace fleet::FLEET_NAMESPACE {
+namespace {
+
+// How far ahead of the work a bucket and a row are fetched, in ids. Measured: benchmarks/dead_ends.md.
+constexpr size_t kBucketAhead = 24;
+constexpr size_t kRowAhead = 12;
+constexpr size_t kRing = 32;  // a power of two above kBucketAhead
+
+inline void fetch_for_read(const void* p, size_t bytes) {
+  const char* c = static_cast<const char*>(p);
+  for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(c + at, 0, 3);
+  __builtin_prefetch(c + bytes - 1, 0, 3);
+}
+
+inline void fetch_for_write(const void* p, size_t bytes) {
+  const char* c = static_cast<const char*>(p);
+  for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(c + at, 1, 3);
+  __builtin_prefetch(c + bytes - 1, 1, 3);
+}
+
+// Entries of a bucket that look like `want`, as a bit mask; `empty` gets whether the bucket has an empty entry.
+inline uint32_t candidates(const uint64_t* bucket, uint64_t want, bool* empty) {
+#if FLEET_LEVEL == FLEET_LEVEL_AVX512
+  const __m512i entries = _mm512_load_si512(bucket);
+  const __m512i seen = _mm512_and_si512(entries, _mm512_set1_epi64(static_cast<long long>(Index::kWantMask)));
+  *empty = bucket[7] == 0;  // filled from the front
+  return _mm512_cmpeq_epi64_mask(seen, _mm512_set1_epi64(static_cast<long long>(want)));
+#elif FLEET_LEVEL == FLEET_LEVEL_AVX2
+  const __m256i mask = _mm256_set1_epi64x(static_cast<long long>(Index::kWantMask));
+  const __m256i wanted = _mm256_set1_epi64x(static_cast<long long>(want));
+  const __m256i low = _mm256_and_si256(_mm256_load_si256(reinterpret_cast<const __m256i*>(bucket)), mask);
+  const __m256i high = _mm256_and_si256(_mm256_load_si256(reinterpret_cast<const __m256i*>(bucket + 4)), mask);
+  *empty = bucket[7] == 0;
+  const auto bits = [](__m256i v) { return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(v))); };
+  return bits(_mm256_cmpeq_epi64(low, wanted)) | bits(_mm256_cmpeq_epi64(high, wanted)) << 4;
+#else
+  uint32_t found = 0;
+  for (int i = 0; i < 8; ++i) found |= static_cast<uint32_t>((bucket[i] & Index::kWantMask) == want) << i;
+  *empty = bucket[7] == 0;
+  return found;
+#endif
+}
+
+// The row of the first candidate, not yet confirmed by its key, or nullptr: then the id is certainly absent.
+inline char* first_candidate(const Stripe& stripe, uint64_t hash) {
+  const uint64_t want = Index::want(hash);
+  for (const uint64_t* bucket = stripe.index.bucket(hash);; bucket = stripe.index.next(bucket)) {
+    bool empty;
+    const uint32_t found = candidates(bucket, want, &empty);
+    if (found != 0) return stripe.rows.at(bucket[__builtin_ctz(found)] & Index::kRefMask);
+    if (empty) return nullptr;
+  }
+}
+
+inline void write_initial_row(const Schema& schema, uint64_t id, char* row) {
+  float* weights = Stripe::weights_of(row);
+  write_initial_weights(schema, id, weights);
+  const float state = schema.initial_state();
+  if (state == 0.0f) return;  // fresh rows are zero
+  for (size_t j = 0; j < schema.state_dim(); ++j) weights[schema.dim + j] = state;
+}
+
+inline char* insert_initial(const Run& run, uint64_t id, uint64_t hash) {
+  char* row = run.stripe.insert(id, hash, run.schema.salt);
+  if (row != nullptr) write_initial_row(run.schema, id, row);
+  return row;
+}
+
+// Calls work(position, id, row) for every id of the run, in order: three stages, so that the cache misses of different ids
+// overlap. `ahead(position)` is called some ids earlier, to fetch the caller's own memory.
+// Missing ids: created if kCreate (false is returned if there is no memory), else row is nullptr.
+template <bool kCreate, class Ahead, class Work>
+inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Work& work) {
+  const uint64_t salt = run.schema.salt;
+  const size_t count = run.count;
+  uint64_t hashes[kRing];
+  char* rows[kRing];
+  for (size_t i = 0; i < count + kBucketAhead; ++i) {
+    if (i < count) {
+      const uint64_t hash = hash_of(run.ids[i], salt);
+      hashes[i % kRing] = hash;
+      __builtin_prefetch(run.stripe.index.bucket(hash), 0, 3);
+    }
+    const size_t near = i - (kBucketAhead - kRowAhead);  // wraps round below 0: then it is not below count
+    if (near < count) {
+      const uint64_t hash = hashes[near % kRing];
+      char* row = first_candidate(run.stripe, hash);
+      if (row != nullptr) {
+        fetch_for_write(row, row_bytes);
+      } else if (kCreate) {
+        row = insert_initial(run, run.ids[near], hash);
+        if (row == nullptr) return false;
+      }
+      rows[near % kRing] = row;
+      ahead(run.order != nullptr ? run.order[near] : near);
+    }
+    const size_t now = i - kBucketAhead;
+    if (now < count) {
+      const uint64_t id = run.ids[now];
+      char* row = rows[now % kRing];
+      if (row != nullptr && Stripe::key_of(row) != id) {  // another key with this tag
+        const uint64_t hash = hashes[now % kRing];
+        row = run.stripe.find(id, hash);
+        if (row == nullptr && kCreate) {
+          row = insert_initial(run, id, hash);
+          if (row == nullptr) return false;
+        }
+      }
+      work(run.order != nullptr ? run.order[now] : now, id, row);
+    }
+  }
+  return true;
+}
+
+template <size_t D>
+inline void copy_row(const float* from, size_t dim, float* to) {
+  std::memcpy(to, from, (D != 0 ? D : dim) * sizeof(float));
+}
+
+inline void fill(float* to, size_t count, float value) {
+  for (size_t j = 0; j < count; ++j) to[j] = value;
+}
+
+// Sum of squares in a fixed order: 16 partial sums, joined by halves.
+template <size_t D>
+inline float sum_of_squares(const float* g, size_t dim) {
+  const size_t n = D != 0 ? D : dim;
+  float part[16] = {};
+  size_t j = 0;
+  for (; j + 16 <= n; j += 16) {
+    for (size_t k = 0; k < 16; ++k) part[k] += g[j + k] * g[j + k];
+  }
+  for (size_t k = 0; j + k < n; ++k) part[k] += g[j + k] * g[j + k];
+  for (size_t half = 8; half > 0; half /= 2) {
+    for (size_t k = 0; k < half; ++k) part[k] += part[k + half];
+  }
+  return part[0];
+}
+
+// One row's update. w: weights; s: state behind them; g: gradient.
+template <Optimizer O, size_t D>
+inline void update_row(const Schema& schema, Rate rate, float* __restrict w, const float* __restrict g) {
+  const size_t n = D != 0 ? D : schema.dim;
+  float* __restrict s = w + n;
+  if constexpr (O == Optimizer::kSgd) {
+    for (size_t j = 0; j < n; ++j) w[j] -= rate.lr * g[j];
+  } else if constexpr (O == Optimizer::kAdagrad) {
+    for (size_t j = 0; j < n; ++j) {
+      const float moment = s[j] + g[j] * g[j];
+      s[j] = moment;
+      w[j] -= rate.lr * g[j] / (__builtin_sqrtf(moment) + rate.epsilon);
+    }
+  } else if constexpr (O == Optimizer::kRowwiseAdagrad) {
+    const float moment = s[0] + sum_of_squares<D>(g, n) / static_cast<float>(n);
+    s[0] = moment;
+    const float factor = rate.lr / (__builtin_sqrtf(moment) + rate.epsilon);
+    for (size_t j = 0; j < n; ++j) w[j] -= factor * g[j];
+  } else {
+    const float one_less_beta1 = 1.0f - schema.beta1;
+    const float one_less_beta2 = 1.0f - schema.beta2;
+    float* __restrict v = s + n;
+    for (size_t j = 0; j < n; ++j) {
+      const float first = schema.beta1 * s[j] + one_less_beta1 * g[j];
+      const float second = schema.beta2 * v[j] + one_less_beta2 * g[j] * g[j];
+      s[j] = first;
+      v[j] = second;
+      w[j] -= rate.lr * (first / (__builtin_sqrtf(second) + rate.epsilon));
+    }
+  }
+}
+
+template <size_t D>
+bool pull_rows(const Run& run, float* out) {
+  const size_t dim = D != 0 ? D : run.schema.dim;
+  return walk<true>(
+      run, 8 + 4 * dim, [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
+      [=](size_t at, uint64_t, char* row) { copy_row<D>(Stripe::weights_of(row), dim, out + at * dim); });
+}
+
+template <size_t D>
+void peek_rows(const Run& run, float* out) {
+  const size_t dim = D != 0 ? D : run.schema.dim;
+  walk<false>(
+      run, 8 + 4 * dim, [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
+      [&run, dim, out](size_t at, uint64_t id, char* row) {
+        if (row != nullptr) {
+          copy_row<D>(Stripe::weights_of(row), dim, out + at * dim);
+        } else {
+          write_initial_weights(run.schema, id, out + at * dim);
+        }
+      });
+}
+
+template <Optimizer O, size_t D>
+bool push_rows(const Run& run, const float* grads, Rate rate) {
+  const size_t dim = D != 0 ? D : run.schema.dim;
+  return walk<true>(
+      run, run.schema.row_bytes(), [=](size_t at) { fetch_for_read(grads + at * dim, dim * 4); },
+      [&run, dim, grads, rate](size_t at, uint64_t, char* row) {
+        update_row<O, D>(run.schema, rate, Stripe::weights_of(row), grads + at * dim);
+      });
+}
+
+bool pull(const Run& run, float* out) {
+  switch (run.schema.dim) {
+    case 8: return pull_rows<8>(run, out);
+    case 16: return pull_rows<16>(run, out);
+    case 32: return pull_rows<32>(run, out);
+    default: return pull_rows<0>(run, out);
+  }
+}
+
+void peek(const Run& run, float* out) {
+  switch (run.schema.dim) {
+    case 8: return peek_rows<8>(run, out);
+    case 16: return peek_rows<16>(run, out);
+    case 32: return peek_rows<32>(run, out);
+    default: return peek_rows<0>(run, out);
+  }
+}
+
+template <Optimizer O>
+bool push_with(const Run& run, const float* grads, Rate rate) {
+  switch (run.schema.dim) {
+    case 8: return push_rows<O, 8>(run, grads, rate);
+    case 16: return push_rows<O, 16>(run, grads, rate);
+    case 32: return push_rows<O, 32>(run, grads, rate);
+    default: return push_rows<O, 0>(run, grads, rate);
+  }
+}
+
+bool push(const Run& run, const float* grads, Rate rate) {
+  switch (run.schema.optimizer) {
+    case Optimizer::kSgd: return push_with<Optimizer::kSgd>(run, grads, rate);
+    case Optimizer::kAdagrad: return push_with<Optimizer::kAdagrad>(run, grads, rate);
+    case Optimizer::kRowwiseAdagrad: return push_with<Optimizer::kRowwiseAdagrad>(run, grads, rate);
+    case Optimizer::kAdam: return push_with<Optimizer::kAdam>(run, grads, rate);
+  }
+  return false;
+}
+
+bool assign(const Run& run, const float* weights, const float* state) {
+  const Schema& schema = run.schema;
+  const size_t dim = schema.dim;
+  const size_t state_dim = schema.state_dim();
+  return walk<true>(
+      run, schema.row_bytes(), [](size_t) {},
+      [&schema, dim, state_dim, weights, state](size_t at, uint64_t, char* row) {
+        float* to = Stripe::weights_of(row);
+        copy_row<0>(weights + at * dim, dim, to);
+        if (state != nullptr) {
+          copy_row<0>(state + at * state_dim, state_dim, to + dim);
+        } else {
+          fill(to + dim, state_dim, schema.initial_state());
+        }
+      });
+}
+
+void read(const Run& run, bool* found, float* weights, float* state) {
+  const Schema& schema = run.schema;
+  const size_t dim = schema.dim;
+  const size_t state_dim = schema.state_dim();
+  walk<false>(
+      run, schema.row_bytes(), [](size_t) {},
+      [&schema, dim, state_dim, found, weights, state](size_t at, uint64_t id, char* row) {
+        found[at] = row != nullptr;
+        if (row != nullptr) {
+          copy_row<0>(Stripe::weights_of(row), dim, weights + at * dim);
+          copy_row<0>(Stripe::weights_of(row) + dim, state_dim, state + at * state_dim);
+        } else {
+          write_initial_weights(schema, id, weights + at * dim);
+          fill(state + at * state_dim, state_dim, schema.initial_state());
+        }
+      });
+}
+
+inline uint32_t nonfinite(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return (bits & 0x7f800000u) == 0x7f800000u;
+}
+
+size_t count_nonfinite(const float* values, size_t count) {
+  size_t total = 0;
+  for (size_t at = 0; at < count; at += 65536) {  // blocks, so that the inner sum fits the vector's lanes
+    const size_t end = count - at < 65536 ? count : at + 65536;
+    uint32_t sum = 0;
+    for (size_t i = at; i < end; ++i) sum += nonfinite(values[i]);
+    total += sum;
+  }
+  return total;
+}
+
+size_t scale(float* values, size_t count, float factor) {
+  size_t total = 0;
+  for (size_t at = 0; at < count; at += 65536) {
+    const size_t end = count - at < 65536 ? count : at + 65536;
+    uint32_t sum = 0;
+    for (size_t i = at; i < end; ++i) {
+      const float value = values[i] * factor;
+      values[i] = value;
+      sum += nonfinite(value);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+template <size_t D>
+void expand_rows(const float* rows, size_t dim_, const uint32_t* inverse, size_t count, float* out) {
+  const size_t dim = D != 0 ? D : dim_;
+  for (size_t i = 0; i < count; ++i) {
+    if (i + 16 < count) fetch_for_read(rows + size_t{inverse[i + 16]} * dim, dim * 4);
+    copy_row<D>(rows + size_t{inverse[i]} * dim, dim, out + i * dim);
+  }
+}
+
+template <size_t D>
+void add_rows_of(const float* grads, size_t dim_, const uint32_t* inverse, size_t count, float* out) {
+  const size_t dim = D != 0 ? D : dim_;
+  for (size_t i = 0; i < count; ++i) {
+    if (i + 16 < count) fetch_for_write(out + size_t{inverse[i + 16]} * dim, dim * 4);
+    const float* __restrict from = grads + i * dim;
+    float* __restrict to = out + size_t{inverse[i]} * dim;
+    for (size_t j = 0; j < dim; ++j) to[j] += from[j];
+  }
+}
+
+void expand(const float* rows, size_t dim, const uint32_t* inverse, size_t count, float* out) {
+  switch (dim) {
+    case 8: return expand_rows<8>(rows, dim, inverse, count, out);
+    case 16: return expand_rows<16>(rows, dim, inverse, count, out);
+    case 32: return expand_rows<32>(rows, dim, inverse, count, out);
+    default: return expand_rows<0>(rows, dim, inverse, count, out);
+  }
+}
+
+void add_rows(const float* grads, size_t dim, const uint32_t* inverse, size_t count, float* out) {
+  switch (dim) {
+    case 8: return add_rows_of<8>(grads, dim, inverse, count, out);
+    case 16: return add_rows_of<16>(grads, dim, inverse, count, out);
+    case 32: return add_rows_of<32>(grads, dim, inverse, count, out);
+    default: return add_rows_of<0>(grads, dim, inverse, count, out);
+  }
+}
+
+#if FLEET_LEVEL == FLEET_LEVEL_AVX512
+constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+#elif FLEET_LEVEL == FLEET_LEVEL_AVX2
+constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+#else
+constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+#endif
+
+}  // namespace
+}  // namespace fleet::FLEET_NAMESPACE

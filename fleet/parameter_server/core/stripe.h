@@ -1,0 +1,52 @@
+// One of a table's lock stripes: the index and the rows of the keys whose hash falls into it.
+#pragma once
+
+#include <cstring>
+#include <mutex>
+
+#include "index.h"
+#include "rows.h"
+
+namespace fleet {
+
+struct Stripe {
+  explicit Stripe(size_t row_bytes) : rows(row_bytes) {}
+
+  std::mutex mutex;  // guards index and rows, contents of rows included
+  Index index;
+  Rows rows;
+
+  static uint64_t key_of(const char* row) {
+    uint64_t key;
+    std::memcpy(&key, row, sizeof key);
+    return key;
+  }
+  // Weights follow the key, state follows the weights; rows are aligned to 4 bytes.
+  static float* weights_of(char* row) { return reinterpret_cast<float*>(row + 8); }
+
+  // Returns the row of `id` or nullptr. The careful path: looks at every candidate.
+  char* find(uint64_t id, uint64_t hash) const noexcept {
+    const uint64_t want = Index::want(hash);
+    for (const uint64_t* bucket = index.bucket(hash);; bucket = index.next(bucket)) {
+      for (int i = 0; i < 8; ++i) {
+        if (bucket[i] == 0) return nullptr;  // entries are filled from the front and never removed
+        if ((bucket[i] & Index::kWantMask) != want) continue;
+        char* row = rows.at(bucket[i] & Index::kRefMask);
+        if (key_of(row) == id) return row;
+      }
+    }
+  }
+
+  // Appends the row of an id that is not there: key written, the rest zero. nullptr if the system has no memory.
+  char* insert(uint64_t id, uint64_t hash, uint64_t salt) noexcept {
+    if (!index.reserve_one(rows, salt)) return nullptr;
+    const uint64_t ref = rows.append();
+    if (ref == Rows::kNone) return nullptr;
+    char* row = rows.at(ref);
+    std::memcpy(row, &id, sizeof id);
+    index.add(hash, ref);
+    return row;
+  }
+};
+
+}  // namespace fleet

@@ -1,0 +1,160 @@
+#include "table.h"
+
+#include <algorithm>
+#include <new>
+
+#include "kernels.h"
+
+namespace fleet {
+
+namespace {
+
+// Ids are sorted by stripe in blocks: their places fit the cache, and a large call does not hold a lock for long.
+constexpr size_t kBlock = 65536;
+
+// What a thread needs to sort one block; kept between calls.
+struct Workspace {
+  std::vector<uint8_t> stripes;
+  std::vector<uint64_t> ids;
+  std::vector<uint32_t> order;
+};
+
+Workspace& workspace() {
+  static thread_local Workspace mine;
+  return mine;
+}
+
+}  // namespace
+
+Table::Table(const Schema& schema, uint32_t num_stripes) : schema_(schema) {
+  for (uint32_t wide = num_stripes; wide < kMaxStripes; wide *= 2) ++stripe_shift_;
+  for (uint32_t i = 0; i < num_stripes; ++i) stripes_.push_back(std::make_unique<Stripe>(schema.row_bytes()));
+}
+
+template <class Work>
+Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept try {
+  const auto do_group = [&](uint32_t stripe, const uint64_t* group, const uint32_t* order, size_t count, size_t offset) {
+    const std::lock_guard<std::mutex> lock(stripes_[stripe]->mutex);
+    return work(Run{*stripes_[stripe], schema_, group, order, count}, offset);
+  };
+  Workspace& space = workspace();
+  for (size_t begin = 0; begin < n; begin += kBlock) {
+    const size_t count = std::min(kBlock, n - begin);
+    const uint64_t* block = ids + begin;
+    if (space.stripes.size() < count) {
+      space.stripes.resize(count);
+      space.ids.resize(count);
+      space.order.resize(count);
+    }
+    uint32_t sizes[kMaxStripes] = {};
+    size_t num_groups = 1;
+    for (size_t i = 0; i < count; ++i) {
+      const auto stripe = static_cast<uint8_t>(stripe_of(block[i]));
+      space.stripes[i] = stripe;
+      ++sizes[stripe];
+      num_groups += i > 0 && stripe != space.stripes[i - 1];
+    }
+    bool room = true;
+    if (num_groups <= count / 64 + 1) {  // the client sent them grouped: no need to sort
+      for (size_t at = 0; at < count && room;) {
+        size_t end = at + 1;
+        while (end < count && space.stripes[end] == space.stripes[at]) ++end;
+        room = do_group(space.stripes[at], block + at, nullptr, end - at, begin + at);
+        at = end;
+      }
+    } else {
+      uint32_t places[kMaxStripes];
+      uint32_t sum = 0;
+      for (uint32_t s = 0; s < kMaxStripes; ++s) {
+        places[s] = sum;
+        sum += sizes[s];
+      }
+      for (size_t i = 0; i < count; ++i) {  // stable: repeated ids keep their order
+        const uint32_t place = places[space.stripes[i]]++;
+        space.ids[place] = block[i];
+        space.order[place] = static_cast<uint32_t>(i);
+      }
+      for (uint32_t s = 0; s < num_stripes() && room; ++s) {
+        const uint32_t at = places[s] - sizes[s];
+        if (sizes[s] > 0) room = do_group(s, &space.ids[at], &space.order[at], sizes[s], begin);
+      }
+    }
+    if (!room) return Status::no_memory("the system has no memory for new rows");
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_memory("the system has no memory to sort ids by stripe");
+}
+
+Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint64_t* num_created) noexcept {
+  const Kernels& k = kernels();
+  *num_created = 0;
+  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
+    if (!create) {
+      k.peek(run, out + offset * schema_.dim);
+      return true;
+    }
+    const uint64_t before = run.stripe.rows.size();
+    const bool room = k.pull(run, out + offset * schema_.dim);
+    *num_created += run.stripe.rows.size() - before;
+    return room;
+  });
+}
+
+Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step,
+                   size_t* num_nonfinite) noexcept {
+  const Kernels& k = kernels();
+  *num_nonfinite = k.count_nonfinite(grads, n * schema_.dim);
+  if (*num_nonfinite > 0) return {};
+  const Rate rate = rate_of(schema_, lr, step);
+  return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
+}
+
+Status Table::assign(const uint64_t* ids, size_t n, const float* weights, const float* state) noexcept {
+  const Kernels& k = kernels();
+  const size_t state_dim = schema_.state_dim();
+  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
+    return k.assign(run, weights + offset * schema_.dim, state == nullptr ? nullptr : state + offset * state_dim);
+  });
+}
+
+Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, float* state) noexcept {
+  const Kernels& k = kernels();
+  const size_t state_dim = schema_.state_dim();
+  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
+    k.read(run, found + offset, weights + offset * schema_.dim, state + offset * state_dim);
+    return true;
+  });
+}
+
+Status Table::keys(std::vector<uint64_t>* out) noexcept try {
+  for (const auto& stripe : stripes_) {
+    const std::lock_guard<std::mutex> lock(stripe->mutex);
+    const uint64_t count = stripe->rows.size();
+    out->reserve(out->size() + count);
+    for (uint64_t i = 0; i < count; ++i) out->push_back(Stripe::key_of(stripe->rows.at(stripe->rows.ref_of(i))));
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_memory("the system has no memory for the list of keys");
+}
+
+uint64_t Table::size() noexcept {
+  uint64_t sum = 0;
+  for (const auto& stripe : stripes_) {
+    const std::lock_guard<std::mutex> lock(stripe->mutex);
+    sum += stripe->rows.size();
+  }
+  return sum;
+}
+
+size_t Table::memory_bytes() noexcept {
+  size_t sum = 0;
+  for (const auto& stripe : stripes_) {
+    const std::lock_guard<std::mutex> lock(stripe->mutex);
+    sum += stripe->rows.memory_bytes() + stripe->index.memory_bytes();
+  }
+  return sum;
+}
+
+}  // namespace fleet
