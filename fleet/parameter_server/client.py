@@ -1,0 +1,232 @@
+"""A trainer's client: pulls rows from all servers and pushes gradients to them, in one background thread.
+
+The thread owns the links. What main asks for is a queue of jobs done in order, so a pull that is queued behind a push sees
+it. Sockets and kernels release the GIL, so the thread costs the step almost nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.errors import ConfigError, PeerLost
+from fleet.parameter_server import native, wire
+from fleet.parameter_server.link import Link
+from fleet.parameter_server.service import shard_range
+from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.tables import Gradient, Keys, Values
+
+Result = TypeVar("Result")
+FRAME_ROWS_BYTES = wire.MAX_BODY_BYTES // 8  # of one ASSIGN or bulk pull: bounds the memory of both sides
+
+
+class Table:
+    """One table as a trainer sees it."""
+
+    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any) -> None:
+        self.spec = spec
+        self.numbers = numbers  # its number on each server
+        self.unique = unique  # core.Unique, used by the client's thread only
+
+
+class Pulled(NamedTuple):
+    """The rows of a batch: ``rows[inverse[i]]`` is the row of the i-th id."""
+
+    keys: Keys  # uint64[m], grouped by server
+    inverse: NDArray[np.uint32]  # uint32[n]
+    counts: NDArray[np.int64]  # keys of each server
+    rows: Values  # float32[m, dim]
+
+
+class RowGradient(NamedTuple):
+    """The gradient of a batch's unique keys, weighted by the trainer's share of the global batch."""
+
+    keys: Keys
+    counts: NDArray[np.int64]
+    values: Values
+
+
+class Client:
+    """Speaks to all servers of a job.
+
+    Args:
+        links: one per server, in the servers' order.
+        mode: the consistency.
+        timeout_s: told to the servers: how long a step waits for a late trainer.
+    """
+
+    def __init__(self, links: list[Link], mode: str, timeout_s: float) -> None:
+        self._core = native.load()
+        self._links, self.mode, self._timeout_s = links, mode, timeout_s
+        ranges = [shard_range(s, len(links)) for s in range(len(links))]
+        self._server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
+        assert len(self._server_of_shard) == NUM_SHARDS
+        self.tables: dict[str, Table] = {}
+        self.step = 0  # optimizer steps pushed
+        self._sequence = 0
+        self._failure: PeerLost | None = None  # written and read by the thread
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._pushes: list[Future[None]] = []  # under way
+        self._thread = threading.Thread(target=self._work, name="fleet-client", daemon=True)  # joined by close
+        self._thread.start()
+
+    def open(self, spec: TableSpec) -> Table:
+        """Return the table of this spec, made on the servers if it is not there yet.
+
+        Raises:
+            TableError, ConfigError: another trainer opened it differently.
+        """
+        numbers = self._run(lambda: [link.open(spec.to_json(), self.mode, self._timeout_s) for link in self._links])
+        self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt))
+        return self.tables[spec.name]
+
+    def pull(self, wanted: list[tuple[Table, Keys]], create: bool) -> Future[list[Pulled]]:
+        """Ask for the rows of the ids of several tables, in one message a server.
+
+        Args:
+            wanted: per table ``uint64[n]``, with repeats.
+            create: make missing rows; else they read as their initial value.
+        """
+        step = self.step if self.mode == "sync" else 0
+        return self._submit(lambda: self._pull(wanted, create, step))
+
+    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float) -> None:
+        """Queue this trainer's gradients of one step; returns before they arrive.
+
+        Raises:
+            PeerLost, TableError: an earlier push failed; the job cannot go on.
+        """
+        self.step += 1
+        self._sequence += 1
+        step, sequence = self.step, self._sequence
+        for done in [p for p in self._pushes if p.done()]:
+            self._pushes.remove(done)
+            done.result()
+        while len(self._pushes) > 1:  # a trainer may be two pushes ahead of its servers, not more
+            self._pushes.pop(0).result()
+        self._pushes.append(self._submit(lambda: self._push(gradients, learning_rate, step, sequence)))
+
+    def flush(self) -> None:
+        """Return once every push so far was taken by its server; raises what went wrong."""
+        pushes, self._pushes = self._pushes, []
+        for push in pushes:
+            push.result()
+        self._run(lambda: None)
+
+    def assign(self, table: Table, keys: Keys, values: Values) -> None:
+        """Set rows ``float32[n, dim]`` of unique keys, in frames of bounded size."""
+        rows = max(1, FRAME_ROWS_BYTES // (4 * table.spec.dim + 8))
+        for start in range(0, len(keys), rows):
+            part, weights = keys[start : start + rows], values[start : start + rows]
+            self._run(lambda part=part, weights=weights: self._assign(table, part, weights))  # type: ignore[misc]
+
+    def read(self, table: Table, keys: Keys) -> Values:
+        """Return the rows ``float32[n, dim]`` of keys, making none, after all pushes so far."""
+        self.flush()
+        out = np.empty((len(keys), table.spec.dim), dtype=np.float32)
+        rows = max(1, FRAME_ROWS_BYTES // (4 * table.spec.dim + 8))
+        for start in range(0, len(keys), rows):
+            (pulled,) = self.pull([(table, keys[start : start + rows])], create=False).result()
+            self._core.expand(pulled.rows, pulled.inverse, out[start : start + rows])
+        return out
+
+    def save(self, directory: str) -> list[dict[str, Any]]:
+        """Let every server write its part of every table below ``directory``; return their answers."""
+        self.flush()
+        step = self.step if self.mode == "sync" else 0
+        return self._run(lambda: [link.save(directory, step) for link in self._links])
+
+    def load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
+        """Let every server replace its rows by a snapshot's; return rows per table and server."""
+        self.flush()
+        return self._run(lambda: [link.load(directory, manifest) for link in self._links])
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return every server's rows and bytes per table."""
+        return self._run(lambda: [link.status() for link in self._links])
+
+    def close(self) -> None:
+        """Finish what is queued, say that this trainer has ended, join the thread."""
+        self._jobs.put(self._close_links)
+        self._jobs.put(None)
+        self._thread.join(10)
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's sockets."""
+        for link in self._links:
+            link.forget()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
+        future: Future[Result] = Future()
+
+        def job() -> None:
+            try:
+                if self._failure is not None:
+                    raise self._failure
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the future
+                if isinstance(error, PeerLost):  # its link is broken for good: everything after fails alike
+                    self._failure = error
+                future.set_exception(error)
+
+        if not self._thread.is_alive():
+            raise ConfigError("the parameter server's client is closed", at="fleet.shutdown()", fix="use tables before shutdown")
+        self._jobs.put(job)
+        return future
+
+    def _close_links(self) -> None:
+        for link in self._links:
+            link.close()
+
+    def _run(self, work: Callable[[], Result]) -> Result:
+        return self._submit(work).result()
+
+    def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
+        found = []
+        for table, ids in wanted:
+            keys, inverse, counts = table.unique.unique(ids, self._server_of_shard, len(self._links))
+            found.append(Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32)))
+        ends = [np.cumsum(p.counts) for p in found]
+        parts = [
+            [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, _), p, e in zip(wanted, found, ends, strict=True)]
+            for s in range(len(self._links))
+        ]
+        for server, link in enumerate(self._links):
+            link.ask_pull(step, create, [(t.numbers[server], t.spec.dim, p.keys[cut]) for cut, t, p in parts[server]])
+        for server, link in enumerate(self._links):
+            link.take_pull([p.rows[cut] for cut, _, p in parts[server]])
+        return found
+
+    def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int) -> None:
+        ends = [np.cumsum(g.counts) for _, g in gradients]
+        for server, link in enumerate(self._links):
+            parts = []
+            for (table, g), end in zip(gradients, ends, strict=True):
+                cut = slice(int(end[server] - g.counts[server]), int(end[server]))
+                if cut.stop > cut.start:
+                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
+            if parts or self.mode == "sync":  # in sync an empty push says that this trainer is done with the step
+                link.push(sequence, step, parts)
+
+    def _assign(self, table: Table, keys: Keys, values: Values) -> None:
+        ordered, inverse, counts = table.unique.unique(keys, self._server_of_shard, len(self._links))
+        if len(ordered) != len(keys):
+            raise ConfigError("a key is assigned twice in one call", at=f"table {table.spec.name!r}", fix="give unique keys")
+        by_key = np.empty_like(values)
+        by_key[inverse] = values
+        start = 0
+        for server, link in enumerate(self._links):
+            stop = start + int(counts[server])
+            self._sequence += 1
+            link.assign(self._sequence, table.numbers[server], ordered[start:stop], by_key[start:stop])
+            start = stop

@@ -1,0 +1,103 @@
+"""``sync``: a step is applied once every trainer has pushed it; a pull waits for the steps before it.
+
+What a pull may miss: nothing. What is waited for: the slowest trainer, every step. The gradients of all trainers are
+summed in rank order, so that a run is reproducible to the bit whatever the order of arrival.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from fleet.errors import FleetError, PeerLost
+from fleet.parameter_server.tables import Gradient, Tables
+
+
+class Sync:
+    """The server's side. All methods may be called by several connection threads at once."""
+
+    NAME = "sync"
+
+    def __init__(self, tables: Tables, timeout_s: float) -> None:
+        self._tables, self._timeout_s = tables, timeout_s
+        self._changed = threading.Condition()  # guards everything below
+        self.step = 0  # steps applied
+        self._pushed: dict[int, dict[int, list[Gradient]]] = {}  # step -> trainer -> its gradients
+        self._failure: FleetError | None = None
+        self._lost: dict[int, str] = {}
+
+    def push(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
+        """Take one trainer's gradients of ``step``; the last trainer's thread applies the step."""
+        for gradient in gradients:
+            self._tables.check(gradient, trainer)
+        with self._changed:
+            self._raise_failure()
+            self._pushed.setdefault(step, {})[trainer] = gradients
+            while len(self._pushed.get(self.step + 1, ())) == self._tables.world_size:
+                try:
+                    self._apply(self._pushed.pop(self.step + 1))
+                except FleetError as error:
+                    self._failure = error
+                    self._changed.notify_all()
+                    raise
+                self.step += 1
+            self._changed.notify_all()
+
+    def wait(self, step: int) -> None:
+        """Return once ``step`` steps are applied.
+
+        Raises:
+            PeerLost: a trainer died, or did not push within the time; it is named.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        with self._changed:
+            while self.step < step:
+                self._raise_failure()
+                if self._lost:
+                    raise self._absent("; ".join(self._lost.values()), step)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    pushed = self._pushed.get(self.step + 1, {})
+                    missing = [r for r in range(self._tables.world_size) if r not in pushed]
+                    names = ", ".join(f"trainer {r}" for r in missing)
+                    raise self._absent(f"{names} did not push step {self.step + 1} within {self._timeout_s:.0f} s", step)
+                self._changed.wait(left)
+            self._raise_failure()
+
+    def lost(self, trainer: int, why: str) -> None:
+        """Let the others stop waiting for a trainer that is gone."""
+        with self._changed:
+            self._lost[trainer] = why
+            self._changed.notify_all()
+
+    def back(self, trainer: int) -> None:
+        """Take a trainer's new connection."""
+        with self._changed:
+            self._lost.pop(trainer, None)
+
+    def restart(self, step: int) -> None:
+        """Go on at ``step`` after a snapshot was loaded."""
+        with self._changed:
+            self.step = step
+            self._pushed.clear()
+
+    def _apply(self, by_trainer: dict[int, list[Gradient]]) -> None:
+        of_table: dict[int, list[Gradient]] = {}
+        for trainer in sorted(by_trainer):
+            for gradient in by_trainer[trainer]:
+                of_table.setdefault(gradient.table, []).append(gradient)
+        for table in sorted(of_table):
+            parts = of_table[table]
+            merged = parts[0] if len(parts) == 1 else self._tables.merged(parts)
+            self._tables.apply(merged, self.step + 1, "the sum over trainers")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _absent(self, why: str, step: int) -> PeerLost:
+        return PeerLost(
+            f"step {step} cannot be completed: {why}",
+            at=f"server {self._tables.server}",
+            fix="look at that trainer's log; every trainer has to call optimizer.step() equally often",
+        )

@@ -1,0 +1,271 @@
+"""One trainer's way to one server: over a socket (SocketLink), or in its own process (LocalLink).
+
+One request is under way at a time. ``ask_pull`` and ``take_pull`` are apart, so that a client can ask all servers before
+it waits for one. A line that breaks is connected again and the request is sent again: pulls change nothing that a second
+one would not, and pushes carry a sequence that counts once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from fleet import env
+from fleet.errors import ConfigError, PeerLost
+from fleet.parameter_server import endpoint, wire
+from fleet.parameter_server.service import Service
+from fleet.parameter_server.tables import Gradient, Keys, Values
+
+CONNECT_S = 60.0  # a server that is starting
+RECONNECT_S = 4.0  # a server that was there: it is not started again, so a line that stays broken means that it died
+MAX_ATTEMPTS = 10  # lines that break one after the other in the same request
+ANSWER_MARGIN_S = 15.0  # beyond timeout_s, for the server to say itself whom it waits for
+
+Result = TypeVar("Result")
+
+
+class Link(Protocol):
+    """What the client asks of one server."""
+
+    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int: ...
+    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None: ...
+    def take_pull(self, outs: list[Values]) -> None: ...
+    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
+    def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None: ...
+    def save(self, directory: str, step: int) -> dict[str, Any]: ...
+    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]: ...
+    def status(self) -> dict[str, Any]: ...
+    def close(self) -> None: ...
+    def forget(self) -> None: ...
+
+
+class LocalLink:
+    """A server in the trainer's own process: no bytes, no thread."""
+
+    def __init__(self, service: Service, incarnation: int) -> None:
+        self._service, self._incarnation = service, incarnation
+        self._asked: tuple[int, bool, list[tuple[int, int, Keys]]] = (0, False, [])
+
+    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int:
+        return self._service.open(spec, mode, timeout_s)
+
+    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
+        self._asked = step, create, wanted
+
+    def take_pull(self, outs: list[Values]) -> None:
+        step, create, wanted = self._asked
+        self._service.pull(step, create, [(table, keys, out) for (table, _, keys), out in zip(wanted, outs, strict=True)])
+
+    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
+        self._service.push(0, self._incarnation, sequence, step, gradients)
+
+    def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
+        self._service.assign(0, self._incarnation, sequence, [(table, keys, values)])
+
+    def save(self, directory: str, step: int) -> dict[str, Any]:
+        return self._service.save(directory, step)
+
+    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
+        return self._service.load(directory, manifest)
+
+    def status(self) -> dict[str, Any]:
+        return self._service.status()
+
+    def close(self) -> None:
+        pass
+
+    def forget(self) -> None:
+        pass
+
+
+class SocketLink:
+    """A server behind a socket. Not thread-safe: the client's one thread uses it.
+
+    Raises (every method):
+        PeerLost: the server died or does not answer; start the job again.
+        ConfigError, TableError, SnapshotError: the server refused; retrying fails again.
+    """
+
+    def __init__(self, address: str, server: int, secret: str, trainer: int, incarnation: int, timeout_s: float) -> None:
+        self._address, self._server, self._secret = address, server, secret
+        self._trainer, self._incarnation = trainer, incarnation
+        self._answer_s = timeout_s + ANSWER_MARGIN_S
+        self._request = 0
+        self._resend: Callable[[], None] = lambda: None  # sends the request under way
+        self._line = self._connect(CONNECT_S)
+
+    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int:
+        ask = {"spec": spec, "consistency": mode, "timeout_s": timeout_s}
+        return int(self._call_json(wire.Header(wire.TABLE), ask)["table"])
+
+    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
+        head = self._head(wire.Header(wire.PULL, flags=wire.CREATE if create else 0, step=step))
+        sections = [wire.Section(table, len(keys), dim, _bytes(keys), None) for table, dim, keys in wanted]
+        self._send(lambda: wire.send_sections(self._line, head, sections))
+
+    def take_pull(self, outs: list[Values]) -> None:
+        self._retry(lambda: self._read_rows(outs))
+
+    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
+        head = self._head(wire.Header(wire.PUSH, sequence=sequence, step=step))
+        sections = [
+            wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(g.values), g.learning_rate)
+            for g in gradients
+        ]
+        self._send(lambda: wire.send_sections(self._line, head, sections))
+        self._retry(self._read_json)
+
+    def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
+        head = self._head(wire.Header(wire.ASSIGN, sequence=sequence))
+        section = wire.Section(table, len(keys), values.shape[1], _bytes(keys), _bytes(values))
+        self._send(lambda: wire.send_sections(self._line, head, [section]))
+        self._retry(self._read_json)
+
+    def save(self, directory: str, step: int) -> dict[str, Any]:
+        found: dict[str, Any] = self._call_json(wire.Header(wire.SAVE, step=step), {"directory": directory}, patient=True)
+        return found
+
+    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
+        ask = {"directory": directory, "manifest": manifest}
+        found: dict[str, int] = self._call_json(wire.Header(wire.LOAD), ask, patient=True)
+        return found
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._call_json(wire.Header(wire.STATUS), {})
+        return found
+
+    def close(self) -> None:
+        """Say that this trainer has ended; a server that is gone already is no error."""
+        try:
+            self._line.settimeout(2)
+            wire.send_json(self._line, self._head(wire.Header(wire.BYE)), {})
+            wire.receive_header(self._line)
+        except (OSError, wire.WireError):
+            pass  # the job is over either way
+        self._line.close()
+
+    def forget(self) -> None:
+        """In a forked child: close the inherited socket without a word."""
+        os.close(self._line.detach())
+
+    def _head(self, head: wire.Header) -> wire.Header:
+        self._request += 1
+        return head._replace(trainer=self._trainer, incarnation=self._incarnation, request=self._request & 0xFFFFFFFF)
+
+    def _call_json(self, head: wire.Header, ask: Any, patient: bool = False) -> Any:
+        head = self._head(head)
+        self._send(lambda: wire.send_json(self._line, head, ask))
+        if patient:  # writing or reading a table takes as long as the disk takes; a dead server closes the line
+            self._line.settimeout(None)
+        try:
+            return self._retry(self._read_json)
+        finally:
+            self._line.settimeout(self._answer_s)
+
+    def _send(self, send: Callable[[], None]) -> None:
+        self._resend = send
+        try:
+            send()
+        except TimeoutError:
+            raise self._silent() from None
+        except OSError as error:
+            # A server that refuses a frame answers and closes: read that answer first, it says why.
+            self._reconnect(error)
+
+    def _retry(self, read: Callable[[], Result]) -> Result:
+        attempts = 0
+        while True:
+            try:
+                return read()
+            except TimeoutError:
+                raise self._silent() from None
+            except OSError as error:
+                attempts += 1
+                if attempts > MAX_ATTEMPTS:  # it lives, but closes the line whenever it reads this request
+                    raise self._died(error) from None
+                self._reconnect(error)
+            except wire.WireError as error:
+                raise PeerLost(str(error), at=self._name(), fix="check that FLEET_SERVERS names this job's servers") from None
+
+    def _reconnect(self, why: OSError) -> None:
+        self._line.close()
+        deadline = time.monotonic() + RECONNECT_S
+        while True:
+            self._line = self._connect(max(0.05, deadline - time.monotonic()), why)
+            try:
+                self._resend()
+                return
+            except OSError as error:
+                why = error
+                self._line.close()
+                if time.monotonic() > deadline:
+                    raise self._died(error) from None
+                time.sleep(0.05)
+
+    def _connect(self, patience_s: float, why: OSError | None = None) -> Any:
+        deadline, pause_s = time.monotonic() + patience_s, 0.002
+        while True:
+            try:
+                line = endpoint.connect(self._address, self._answer_s)
+                about = wire.greet_server(line, self._secret, self._trainer, self._incarnation)
+                if about["server"] != self._server:
+                    raise ConfigError(f"{self._address} is server {about['server']}, not {self._server}", at="FLEET_SERVERS",
+                                      fix="list the servers in the same order everywhere")  # fmt: skip
+                return line
+            except wire.WireError as error:
+                raise PeerLost(str(error), at=self._name(), fix="check that FLEET_SERVERS names this job's servers") from None
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise self._died(why or error) from None
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.1)
+
+    def _read_rows(self, outs: list[Values]) -> None:
+        head = self._reply()
+        if head.op != wire.ROWS or head.num_tables != len(outs):
+            raise wire.WireError(f"expected the rows of {len(outs)} tables, got operation {head.op}")
+        for out in outs:
+            section = bytearray(wire.SECTION_BYTES)
+            wire.receive_exactly(self._line, memoryview(section))
+            wire.receive_exactly(self._line, _bytes(out))
+            wire.receive_exactly(self._line, memoryview(bytearray(-out.nbytes % 8)))
+
+    def _read_json(self) -> Any:
+        head = self._reply()
+        body = bytearray(head.body_bytes)
+        wire.receive_exactly(self._line, memoryview(body))
+        return json.loads(body)
+
+    def _reply(self) -> wire.Header:
+        head = wire.receive_header(self._line)
+        if head.op == wire.ERROR:
+            body = bytearray(head.body_bytes)
+            wire.receive_exactly(self._line, memoryview(body))
+            wire.raise_error(json.loads(body))
+        if head.request != self._request & 0xFFFFFFFF:
+            raise wire.WireError(f"a reply to request {head.request}, expected {self._request}")
+        return head
+
+    def _name(self) -> str:
+        return f"trainer {self._trainer}, server {self._server} at {self._address}"
+
+    def _log(self) -> str:
+        directory = env.get("FLEET_LOG_DIR")
+        return f"look at {directory}/server-{self._server}.log" if directory else "look at the server's log"
+
+    def _died(self, why: OSError) -> PeerLost:
+        fix = f"{self._log()} for the cause, and start the job again"
+        return PeerLost(f"server {self._server} died ({why})", at=self._name(), fix=fix)
+
+    def _silent(self) -> PeerLost:
+        return PeerLost(f"server {self._server} has not answered for {self._answer_s:.0f} s", at=self._name(),
+                        fix=f"{self._log()}; raise timeout_s in the strategy if it is only slow")  # fmt: skip
+
+
+def _bytes(array: Any) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")

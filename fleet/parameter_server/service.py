@@ -1,0 +1,158 @@
+"""What a server does for one request. ``server.py`` calls it with what came over a socket, ``link.py`` in the same process."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from fleet.errors import ConfigError, SnapshotError
+from fleet.parameter_server import consistency
+from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
+
+
+class Service:
+    """One server: its tables and the consistency under which trainers use them."""
+
+    def __init__(self, server: int, num_servers: int, world_size: int) -> None:
+        self.server, self.num_servers = server, num_servers
+        self.tables = Tables(server, world_size)
+        self._guard = threading.Lock()  # guards the choice of the consistency
+        self._mode: tuple[str, float] | None = None
+        self._consistency: consistency.Consistency | None = None
+
+    @property
+    def consistency(self) -> consistency.Consistency:
+        """Return the consistency that the first trainer chose."""
+        if self._consistency is None:
+            raise ConfigError("no table was opened yet", at=f"server {self.server}", fix="open a table first")
+        return self._consistency
+
+    def open(self, spec: Mapping[str, Any], mode: str, timeout_s: float) -> int:
+        """Return the number of a table; the first call also sets the consistency.
+
+        Raises:
+            ConfigError: another trainer chose another consistency.
+            TableError: another trainer opened the table with another spec.
+        """
+        with self._guard:
+            if self._consistency is None:
+                self._consistency = consistency.make(mode, self.tables, timeout_s)
+                self._mode = (mode, timeout_s)
+        if self._mode != (mode, timeout_s):
+            raise ConfigError(
+                f"this job runs {self._mode}, a trainer asks for {(mode, timeout_s)}",
+                at=f"server {self.server}",
+                fix="give every trainer the same strategy",
+            )
+        return self.tables.open(spec)
+
+    def pull(self, step: int, create: bool, wanted: list[tuple[int, Keys, Values]]) -> None:
+        """Write rows of several tables to the given arrays, once ``step`` steps are applied."""
+        self.consistency.wait(step)
+        for table, keys, out in wanted:
+            self.tables.pull(table, keys, out, create)
+
+    def push(self, trainer: int, incarnation: int, sequence: int, step: int, gradients: list[Gradient]) -> None:
+        """Take one trainer's gradients of a step; a repeated push does nothing."""
+        with self.tables.count_once(trainer, incarnation, sequence) as turn:
+            if turn.counts:
+                self.consistency.push(trainer, step, gradients)
+
+    def assign(self, trainer: int, incarnation: int, sequence: int, parts: list[tuple[int, Keys, Values]]) -> None:
+        """Set rows of tables; a repeated message does nothing."""
+        with self.tables.count_once(trainer, incarnation, sequence) as turn:
+            if turn.counts:
+                for table, keys, values in parts:
+                    self.tables.assign(table, keys, values)
+
+    def save(self, directory: str, step: int) -> dict[str, Any]:
+        """Write this server's part of every table below ``directory``; return what the manifest needs.
+
+        Raises:
+            SnapshotError: the disk refused; no partial file of this server is left. Safe to retry.
+        """
+        self.consistency.wait(step)
+        low, high = shard_range(self.server, self.num_servers)
+        files = {}
+        for spec, rows in zip(self.tables.specs, self.tables.rows, strict=True):
+            file = f"{quote(spec.name, safe='')}/part-{self.server:04d}-of-{self.num_servers:04d}.safetensors"
+            path = os.path.join(directory, file)
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                written = rows.save(path, low, high)
+                _sync_directory(os.path.dirname(path))
+            except OSError as error:
+                raise SnapshotError(
+                    f"server {self.server} cannot write table {spec.name!r}: {error.strerror}",
+                    at=path,
+                    fix="free space or give another directory; the last snapshot is as it was",
+                ) from None
+            files[spec.name] = {"file": file, "shards": [low, high], **written}
+        return {"files": files, "applied": {str(t): list(v) for t, v in self.tables.applied.items()}}
+
+    def load(self, directory: str, manifest: Mapping[str, Any]) -> dict[str, int]:
+        """Replace this server's rows by a snapshot's; return rows per table.
+
+        All files are read and verified before a row is replaced.
+
+        Raises:
+            SnapshotError: a file is missing or damaged, or a table differs; the rows are as they were.
+        """
+        low, high = shard_range(self.server, self.num_servers)
+        keep = np.zeros(NUM_SHARDS, dtype=bool)
+        keep[low:high] = True
+        fresh = []
+        for spec in self.tables.specs:
+            self._check_fits(spec, manifest["tables"].get(spec.name), directory)
+            table = spec.make(self.tables.core)
+            for part in manifest["tables"][spec.name]["files"]:
+                if part["shards"][0] < high and low < part["shards"][1]:
+                    _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
+            fresh.append(table)
+        self.tables.rows[:] = fresh
+        self.tables.applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
+        self.consistency.restart(int(manifest["step"]))
+        return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
+
+    def status(self) -> dict[str, Any]:
+        """Return rows, bytes and the step of this server."""
+        return {**self.tables.status(), "step": self._consistency.step if self._consistency else 0}
+
+    def _check_fits(self, spec: TableSpec, saved: Mapping[str, Any] | None, directory: str) -> None:
+        if saved is None:
+            raise SnapshotError(f"the snapshot holds no table {spec.name!r}", at=directory, fix="load the snapshot of this model")
+        old = TableSpec.from_json(saved["spec"])
+        if old != spec:
+            raise SnapshotError(
+                f"the snapshot's table {spec.name!r} has {old.differs(spec)}",
+                at=directory,
+                fix="load it with the model, optimizer and strategy that it was saved with",
+            )
+
+
+def shard_range(server: int, num_servers: int) -> tuple[int, int]:
+    """Return the shards [low, high) that a server holds."""
+    return server * NUM_SHARDS // num_servers, (server + 1) * NUM_SHARDS // num_servers
+
+
+def _load_part(table: Any, path: str, keep: Any, checksums: Mapping[str, int]) -> None:
+    try:
+        table.load(path, keep, dict(checksums))
+    except (OSError, ValueError) as error:
+        fix = "take the checkpoint before this one; copy the files again if they were copied"
+        raise SnapshotError(f"cannot load a table: {error}", at=path, fix=fix) from None
+
+
+def _sync_directory(path: str) -> None:
+    """Make the names in a directory durable; the files themselves are fsynced by who wrote them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

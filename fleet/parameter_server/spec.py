@@ -1,0 +1,75 @@
+"""TableSpec: everything that must be equal on all trainers and servers for a table to be the same table."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from fleet.errors import TableError
+
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+INITIALIZERS = ("uniform", "normal", "constant")
+NUM_SHARDS = 1024  # logical shards of a table: fixed, so that a snapshot of N servers loads on M
+
+
+class TableSpec(NamedTuple):
+    """A named map from a uint64 key to a row of ``dim`` floats, its row optimizer, and how a new row begins."""
+
+    name: str
+    dim: int
+    optimizer: str  # of OPTIMIZERS
+    hyper: tuple[tuple[str, float], ...]  # the row optimizer's constants, sorted by name
+    initializer: str  # of INITIALIZERS
+    init_args: tuple[float, float]
+    seed: int
+    vocabulary: int  # 0: open, any uint64; else keys are 0 <= key < vocabulary
+
+    @property
+    def salt(self) -> int:
+        """Return the number that makes two tables of one seed differ, and spreads their keys differently."""
+        return int.from_bytes(hashlib.blake2b(self.name.encode(), digest_size=8).digest(), "little")
+
+    def make(self, core: Any) -> Any:
+        """Return an empty core.Table of this spec."""
+        return core.Table(
+            dim=self.dim,
+            optimizer=self.optimizer,
+            hyper=dict(self.hyper),
+            initializer=self.initializer,
+            init_args=self.init_args,
+            seed=self.seed,
+            salt=self.salt,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec as JSON has it."""
+        return {**self._asdict(), "hyper": dict(self.hyper), "init_args": list(self.init_args)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> TableSpec:
+        """Read a spec that came over the wire or from a manifest.
+
+        Raises:
+            TableError: a field is missing, unknown or out of range.
+        """
+        try:
+            spec = cls(
+                name=str(value["name"]),
+                dim=int(value["dim"]),
+                optimizer=str(value["optimizer"]),
+                hyper=tuple(sorted((str(k), float(v)) for k, v in value["hyper"].items())),
+                initializer=str(value["initializer"]),
+                init_args=(float(value["init_args"][0]), float(value["init_args"][1])),
+                seed=int(value["seed"]),
+                vocabulary=int(value["vocabulary"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise TableError(f"not a table's spec: {error!r}", at="TABLE", fix="send the fields that docs/wire.md lists") from None
+        if not spec.name or not 1 <= spec.dim <= 65536 or spec.optimizer not in OPTIMIZERS or spec.initializer not in INITIALIZERS:
+            raise TableError(f"no such table: {spec}", at="TABLE", fix="send the fields in the ranges that docs/wire.md gives")
+        return spec
+
+    def differs(self, other: TableSpec) -> str:
+        """Say in which fields another spec of the same name differs: ``dim 8, not 16``."""
+        return ", ".join(f"{f} {a!r}, not {b!r}" for f, a, b in zip(self._fields, self, other, strict=True) if a != b)

@@ -1,0 +1,173 @@
+"""A server's tables: what the messages of trainers do to rows. No socket in here; a trainer alone uses it in its own process.
+
+Pushes of one trainer count once: each carries (trainer, incarnation, sequence), and the last one that counted is kept
+here and saved with a snapshot, so that a retry is never applied twice and a restarted trainer is not taken for its past.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.errors import ConfigError, TableError
+from fleet.parameter_server import native
+from fleet.parameter_server.spec import TableSpec
+
+Keys = NDArray[np.uint64]
+Values = NDArray[np.float32]
+
+
+class Gradient(NamedTuple):
+    """One table's part of a push: the gradient of unique keys, already weighted by the trainer's share of the batch."""
+
+    table: int
+    keys: Keys  # uint64[n]
+    values: Values  # float32[n, dim]
+    learning_rate: float
+
+
+class Tables:
+    """All tables of one server.
+
+    Args:
+        server: index of this server, for messages.
+        world_size: number of trainers, all of which take part in a ``sync`` step.
+    """
+
+    def __init__(self, server: int, world_size: int) -> None:
+        self.server, self.world_size = server, world_size
+        self.core = native.load()
+        self._guard = threading.Lock()  # guards the three below
+        self._numbers: dict[str, int] = {}
+        self.specs: list[TableSpec] = []
+        self.rows: list[Any] = []  # core.Table, by number
+        self.applied: dict[int, tuple[int, int]] = {}  # trainer -> (incarnation, last sequence that counted)
+        self._turn: dict[int, threading.Lock] = {}  # trainer -> one push of it at a time, also over two connections
+
+    def open(self, wanted: Mapping[str, Any]) -> int:
+        """Return the number of the table of this spec; the first message that names a table makes it.
+
+        Raises:
+            TableError: the table exists with another spec.
+        """
+        spec = TableSpec.from_json(wanted)
+        with self._guard:
+            if spec.name not in self._numbers:
+                self._numbers[spec.name] = len(self.specs)
+                self.specs.append(spec)
+                self.rows.append(spec.make(self.core))
+            number = self._numbers[spec.name]
+        if self.specs[number] != spec:
+            raise TableError(
+                f"table {spec.name!r} exists with {self.specs[number].differs(spec)}",
+                at=f"server {self.server}",
+                fix="give every trainer the same model, optimizer and strategy; start new servers for another model",
+            )
+        return number
+
+    def pull(self, table: int, keys: Keys, out: Values, create: bool) -> None:
+        """Write the rows of ``keys`` to ``out``; keys without a row are made if ``create``, else read as their initial value."""
+        self._table(table).pull(keys, out, create)
+
+    def dim(self, table: int) -> int:
+        """Return the floats of one key of a table."""
+        self._table(table)
+        return self.specs[table].dim
+
+    def count_once(self, trainer: int, incarnation: int, sequence: int) -> PushTurn:
+        """Return a context that says whether this push counts, and records it once it was done."""
+        with self._guard:
+            lock = self._turn.setdefault(trainer, threading.Lock())
+        return PushTurn(self, lock, trainer, incarnation, sequence)
+
+    def check(self, gradient: Gradient, trainer: int) -> None:
+        """Refuse a gradient that does not fit its table or holds NaN or infinity; nothing was changed.
+
+        Raises:
+            TableError: with the table and the count.
+        """
+        spec = self.specs[gradient.table] if gradient.table < len(self.specs) else None
+        if spec is None or gradient.values.shape != (len(gradient.keys), spec.dim):
+            raise TableError(f"a gradient of shape {gradient.values.shape} for table {gradient.table}", at=f"server {self.server}",
+                             fix="push float32[num_keys, dim] to a table that was opened")  # fmt: skip
+        bad = gradient.values.size - int(np.count_nonzero(np.isfinite(gradient.values)))
+        if bad:
+            raise self._not_finite(spec.name, bad, f"trainer {trainer}")
+
+    def apply(self, gradient: Gradient, step: int, origin: str) -> None:
+        """Move the rows by one step of the table's row optimizer.
+
+        Raises:
+            TableError: the gradient holds NaN or infinity; the table is as it was.
+        """
+        bad = self._table(gradient.table).push(gradient.keys, gradient.values, gradient.learning_rate, step)
+        if bad:
+            raise self._not_finite(self.specs[gradient.table].name, bad, origin)
+
+    def assign(self, table: int, keys: Keys, values: Values) -> None:
+        """Set rows, with a fresh row state: an nn.Embedding's present weight."""
+        if values.shape != (len(keys), self.dim(table)):
+            raise TableError(f"rows of shape {values.shape} for table {self.specs[table].name!r}", at=f"server {self.server}",
+                             fix=f"send float32[num_keys, {self.dim(table)}]")  # fmt: skip
+        self._table(table).assign(keys, values)
+
+    def merged(self, gradients: list[Gradient]) -> Gradient:
+        """Return the sum of several trainers' gradients of one table, in list order."""
+        keys, values = self.core.merge_pushes([(g.keys, g.values) for g in gradients])
+        return Gradient(gradients[0].table, keys, values, gradients[0].learning_rate)
+
+    def status(self) -> dict[str, Any]:
+        """Return rows and bytes of every table."""
+        return {
+            "server": self.server,
+            "tables": {s.name: {"rows": r.size, "bytes": r.memory_bytes} for s, r in zip(self.specs, self.rows, strict=True)},
+        }
+
+    def number(self, name: str) -> int:
+        """Return the number of an open table."""
+        if name not in self._numbers:
+            raise TableError(f"there is no table {name!r}", at=f"server {self.server}", fix="open the table first")
+        return self._numbers[name]
+
+    def _table(self, number: int) -> Any:
+        if number >= len(self.rows):
+            raise TableError(f"there is no table number {number}", at=f"server {self.server}", fix="open the table first")
+        return self.rows[number]
+
+    def _not_finite(self, table: str, count: int, origin: str) -> TableError:
+        return TableError(
+            f"{count} NaN or infinite gradient values for table {table!r} from {origin}; the table is unchanged",
+            at=f"server {self.server}",
+            fix="lower the learning rate, or find the batch: the loss was not finite either",
+        )
+
+
+class PushTurn:
+    """``with`` it around one push: ``counts`` is False if this push was applied before; leaving it normally records it."""
+
+    def __init__(self, tables: Tables, lock: threading.Lock, trainer: int, incarnation: int, sequence: int) -> None:
+        self._tables, self._lock, self._trainer = tables, lock, trainer
+        self._incarnation, self._sequence = incarnation, sequence
+        self.counts = False
+
+    def __enter__(self) -> PushTurn:
+        self._lock.acquire()
+        incarnation, sequence = self._tables.applied.get(self._trainer, (0, 0))
+        if self._incarnation < incarnation:
+            self._lock.release()
+            raise ConfigError(
+                f"trainer {self._trainer} was started again; this is an earlier life of it",
+                at=f"server {self._tables.server}",
+                fix="end the old process",
+            )
+        self.counts = self._incarnation > incarnation or self._sequence > sequence
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.counts:
+            self._tables.applied[self._trainer] = (self._incarnation, self._sequence)
+        self._lock.release()
