@@ -1,0 +1,16 @@
+"""The Criteo click logs: raw text, a decoded cache of it, and text of the same format with a planted signal.
+
+    python -m fleet.data.criteo generate OUT --samples 400000     # OUT/train, OUT/test, the AUC that is possible
+    python -m fleet.data.criteo pack OUT/train OUT/train.pack     # NumPy arrays that train at memory speed
+
+The format, the ids and the numbers are defined in ``layout.py``.
+"""
+
+from __future__ import annotations
+
+from fleet.data.criteo.generate import generate
+from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS
+from fleet.data.criteo.pack import locked, open_pack, pack, read_meta
+from fleet.data.criteo.read import read
+
+__all__ = ["NUM_DENSE", "NUM_SLOTS", "generate", "locked", "open_pack", "pack", "read", "read_meta"]
