@@ -68,6 +68,11 @@ TABLE: tuple[Variable, ...] = (
     Variable("MASTER_ADDR", "launcher", "address of trainer 0's store, as torchrun says", "none"),
     Variable("MASTER_PORT", "launcher", "port of trainer 0's store, as torchrun says", "none"),
     Variable("TORCHELASTIC_RUN_ID", "launcher", "name of the run, as torchrun says", "none"),
+    # Other launchers', read to notice that fleet.launch was started inside one of them.
+    Variable("OMPI_COMM_WORLD_SIZE", "user", "number of processes that mpirun started", "none"),
+    Variable("OMPI_COMM_WORLD_RANK", "user", "rank among the processes that mpirun started", "none"),
+    Variable("SLURM_STEP_NUM_TASKS", "user", "number of tasks that srun started", "none"),
+    Variable("SLURM_PROCID", "user", "rank among the tasks that srun started", "none"),
     # Other people's, written or read.
     Variable("CUDA_VISIBLE_DEVICES", "launcher, user", "GPUs that this process may see", "all"),
     Variable("OMP_NUM_THREADS", "launcher, user", "threads of one process", "cores / processes under fleet.launch"),

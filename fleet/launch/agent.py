@@ -1,0 +1,331 @@
+"""Starts the processes of a Job, watches them, and ends them. Exits are noticed through pidfds; nothing is killed by name.
+
+The order of an end, whatever causes it: TERM to the trainers (the training process alone, so that it can still save with its
+data workers' help); TERM to the servers once no trainer is left; after the grace period TERM to the whole groups, one second
+later KILL; then whatever still carries the run's id. A second Ctrl-C skips to KILL.
+
+A process that has ended stays unreaped until the run is over: so its number, which names its group, cannot be taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from types import FrameType
+
+from fleet.errors import FleetError
+from fleet.launch import keeper, report
+from fleet.launch.console import Console
+from fleet.launch.spec import Job, ProcessSpec
+
+SETTLE_S = 0.3  # how long to wait for the true cause when what is seen looks like a consequence
+RECORD_S = 1.0  # how long a process may take to exit after an uncaught exception (threads, atexit)
+GROUP_KILL_S = 1.0  # from TERM to KILL of the groups
+LEFTOVER_S = 0.3  # from TERM to KILL of processes that outlived their trainer
+TICK_S, IDLE_TICK_S = 0.05, 0.2  # how often log files are looked at
+MAX_KEEPERS = 4
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Child:
+    """A started process. ``status`` is None while it runs, then as waitstatus_to_exitcode has it."""
+
+    def __init__(self, spec: ProcessSpec, pid: int, log_path: str) -> None:
+        self.spec, self.pid, self.log_path = spec, pid, log_path
+        self.pidfd = os.pidfd_open(pid)
+        self.status: int | None = None
+        self.exit_ns = 0
+        self.signalled = False
+        self.record_seen_s: float | None = None
+
+    def note_exit(self) -> None:
+        """Read how it ended, and leave it unreaped."""
+        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is not None:
+            self.exit_ns = time.monotonic_ns()
+            self.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+    def send(self, number: int) -> None:
+        """Signal this process alone."""
+        if self.status is None:
+            self.signalled = True
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+
+    def send_group(self, number: int) -> None:
+        """Signal its whole group; its number is still its own, because it is not reaped before the end."""
+        self.signalled = self.signalled or self.status is None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+class Agent:
+    """One run, from the first process to the last.
+
+    Args:
+        job: what to run.
+        console: where to show it.
+    """
+
+    def __init__(self, job: Job, console: Console) -> None:
+        self.job, self.console = job, console
+        self.children: list[Child] = []
+        self.signals: list[int] = []  # that this launcher got; appended to by the handler alone
+        self.reason = ""  # "", "done", "failed" or "signal": why the run is being ended
+        self.stop_ns = 0
+        self._keeper_pid = self._keeper_fd = self._keeper_pipe = -1
+        self._num_keepers = 0
+        self._step = 0  # of the escalation: 0 TERM sent, 1 TERM to groups sent, 2 KILL sent
+        self._servers_told = False
+        self._start_s = time.monotonic()
+        self._poll = select.poll()
+        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> int:
+        """Run the job to its end and return the exit status. No process of it is left afterwards."""
+        before = self._catch_signals()
+        problem: OSError | None = None
+        try:
+            try:
+                self._start_keeper()
+                for spec in self.job.processes:
+                    if self.signals:
+                        break
+                    self._start(spec)
+            except OSError as error:  # the memory, the number of processes or the disk gave out
+                problem = error
+                self._begin_stop("failed")
+            idle = 0
+            while any(child.status is None for child in self.children):
+                idle = 0 if self.console.pump() else idle + 1
+                self._wait(TICK_S if idle < 10 else IDLE_TICK_S)
+                self._decide()
+            self._decide()
+        finally:
+            self._end_leftovers()
+            self._release()
+        self.console.finish(self.signals)
+        self._reset_signals(before)
+        if problem is not None:
+            raise FleetError(
+                f"cannot start {self.job.processes[len(self.children)].name}: {problem.strerror}",
+                at=problem.filename or "this machine",
+                fix="start fewer processes, or free what has run out (ulimit -a, df)",
+            )
+        return self._conclude()
+
+    # Signals.
+
+    def _catch_signals(self) -> list[tuple[int, object]]:
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signals.append(number)
+
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._poll.register(self._wake_read, select.POLLIN)
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        return [(n, signal.signal(n, note)) for n in SIGNALS if not (n == signal.SIGHUP and nohup)]
+
+    def _reset_signals(self, before: list[tuple[int, object]]) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in before:
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @property
+    def _no_grace(self) -> bool:
+        """A second Ctrl-C or TERM; a terminal that closes sends HUP besides, which is not meant so."""
+        return sum(n in (signal.SIGINT, signal.SIGTERM) for n in self.signals) > 1
+
+    # Start.
+
+    def _start_keeper(self) -> None:
+        """Start the keeper, or another one in place of one that was killed."""
+        self._num_keepers += 1
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            command = (sys.executable, "-I", "-S", os.path.abspath(keeper.__file__), self.job.run_id, self.job.meeting.socket_dir)
+            actions = ((os.POSIX_SPAWN_DUP2, read, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2))
+            self._keeper_pid = os.posix_spawn(command[0], command, {}, file_actions=actions, setsid=True, setsigmask=SIGNALS)
+        finally:
+            os.close(read)
+        if self._keeper_pipe >= 0:
+            os.close(self._keeper_pipe)
+        self._keeper_pipe = write
+        self._keeper_fd = os.pidfd_open(self._keeper_pid)
+        self._poll.register(self._keeper_fd, select.POLLIN)
+        for child in self.children:
+            self._tell_keeper(child.pid)
+
+    def _tell_keeper(self, session: int) -> None:
+        with contextlib.suppress(BrokenPipeError):  # its end is noticed by its pidfd
+            os.write(self._keeper_pipe, b"%d\n" % session)
+
+    def _start(self, spec: ProcessSpec) -> None:
+        path = os.path.join(self.job.log_dir, spec.file + ".log")
+        log = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        actions = (
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, path, os.O_WRONLY | os.O_APPEND, 0),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        )
+        restored = (*SIGNALS, signal.SIGPIPE, signal.SIGXFSZ)  # what Python or nohup ignored would stay ignored
+        pid = os.posix_spawn(spec.command[0], spec.command, spec.environment(), file_actions=actions, setsid=True,
+                             setsigmask=(), setsigdef=restored)  # fmt: skip
+        child = Child(spec, pid, path)
+        self.children.append(child)
+        self._tell_keeper(pid)
+        self._poll.register(child.pidfd, select.POLLIN)
+        self.console.follow(spec.role, spec.index, log)
+
+    # Watch.
+
+    def _wait(self, timeout_s: float) -> None:
+        """Wait for an exit or a signal, at most ``timeout_s``, and note all that have happened."""
+        ready = {fd for fd, _ in self._poll.poll(timeout_s * 1000)}
+        if self._wake_read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+        if self._keeper_fd in ready:
+            self._replace_keeper()
+        for child in self.children:
+            if child.pidfd in ready:
+                child.note_exit()
+                if child.status is not None:
+                    self._poll.unregister(child.pidfd)
+
+    def _replace_keeper(self) -> None:
+        self._poll.unregister(self._keeper_fd)
+        os.waitpid(self._keeper_pid, 0)
+        os.close(self._keeper_fd)
+        self._keeper_fd = self._keeper_pid = -1
+        if self._num_keepers < MAX_KEEPERS:
+            self.console.say("fleet: WARNING: somebody ended the keeper; started another\n")
+            self._start_keeper()
+        else:
+            self.console.say("fleet: WARNING: the keeper was ended again; without it kill -9 of this launcher may leave processes\n")
+
+    def _decide(self) -> None:
+        """Look at what has happened and begin or continue the end."""
+        if self.reason:
+            self._continue_stop()
+            return
+        trainers = [c for c in self.children if c.spec.role == "trainer"]
+        failures = self._failures()
+        if self.signals:
+            self._begin_stop("signal")
+        elif failures:
+            first_s = min(c.exit_ns for c in self.children if self._is_bad(c)) / 1e9
+            if any(not f.consequence for f in failures) or time.monotonic() - first_s > SETTLE_S:
+                self._begin_stop("failed")
+        elif any(self._lingers(c) for c in self.children):
+            self._begin_stop("failed")
+        elif all(c.status is not None for c in trainers):
+            self._begin_stop("done")
+
+    def _lingers(self, child: Child) -> bool:
+        """Say whether a process has failed but does not exit: a thread of its own or an atexit function holds it."""
+        if child.status is not None or not os.path.exists(child.log_path.removesuffix(".log") + ".failure.json"):
+            return False
+        record = report.read_record(child.log_path)
+        if not record or record["thread"]:
+            return False
+        if child.record_seen_s is None:
+            child.record_seen_s = time.monotonic()
+        return time.monotonic() - child.record_seen_s > RECORD_S
+
+    def _is_bad(self, child: Child) -> bool:
+        """Say whether a process ended badly, and not only because it was told to."""
+        if child.status is None:
+            return False
+        if child.spec.role == "server":
+            return not child.signalled  # whatever its status: trainers were running
+        if child.signalled and child.status in (-signal.SIGTERM, -signal.SIGKILL):
+            return report.read_record(child.log_path) is not None
+        return child.status != 0
+
+    def _failures(self) -> list[report.Failure]:
+        bad = [c for c in self.children if self._is_bad(c)]
+        return [report.failure(c.spec.name, c.log_path, c.status or 0, c.exit_ns, c.signalled) for c in bad]
+
+    # End.
+
+    def _begin_stop(self, reason: str) -> None:
+        self.reason, self.stop_ns = reason, time.monotonic_ns()
+        if reason == "signal":
+            self.console.say(f"\nfleet: {report.signal_name(self.signals[0])}: ending the run, at most {self.job.grace_s:g} s for saving\n")
+        for child in self.children:
+            if child.spec.role == "trainer":
+                child.send(signal.SIGTERM)
+        self._continue_stop()
+
+    def _continue_stop(self) -> None:
+        alive = [c for c in self.children if c.status is None]
+        if not self._servers_told and not any(c.spec.role == "trainer" for c in alive):
+            self._servers_told = True
+            for child in alive:
+                child.send(signal.SIGTERM)
+        late_s = (time.monotonic_ns() - self.stop_ns) / 1e9 - self.job.grace_s
+        if self._step == 0 and late_s >= 0 and alive and not self._no_grace:
+            self._step = 1
+            for child in alive:
+                child.send_group(signal.SIGTERM)
+        if self._step < 2 and (late_s >= GROUP_KILL_S or self._no_grace):
+            self._step = 2
+            for child in self.children:
+                child.send_group(signal.SIGKILL)
+
+    def _end_leftovers(self) -> None:
+        """End what outlived its trainer: workers, background programs. Nothing of the run is left afterwards."""
+        sessions = frozenset(c.pid for c in self.children)
+        left = keeper.processes_of(self.job.run_id, sessions)
+        if left and not self._no_grace and self._step < 2:
+            for pid in left:
+                keeper.send(pid, signal.SIGTERM, self.job.run_id, sessions)
+            until = time.monotonic() + LEFTOVER_S
+            while left and time.monotonic() < until and not self._no_grace:
+                time.sleep(0.01)
+                left = keeper.processes_of(self.job.run_id, sessions)
+        if left or self._no_grace:
+            keeper.kill_all(self.job.run_id, sessions)
+        for child in self.children:
+            os.waitpid(child.pid, 0)
+            os.close(child.pidfd)
+
+    def _release(self) -> None:
+        """Give back ports and sockets, and dismiss the keeper last."""
+        for held in self.job.meeting.held:
+            held.close()
+        keeper.remove_tree(self.job.meeting.socket_dir)
+        if self._keeper_pid > 0:
+            os.kill(self._keeper_pid, signal.SIGKILL)  # our own child, not reaped yet: the number is still its own
+            os.waitpid(self._keeper_pid, 0)
+        for fd in (self._keeper_fd, self._keeper_pipe):
+            if fd >= 0:
+                os.close(fd)
+
+    def _conclude(self) -> int:
+        """Say how it ended, and return the exit status."""
+        now_ns = time.monotonic_ns()
+        stop_s = (now_ns - self.stop_ns) / 1e9
+        status = 0
+        if self.reason == "signal":
+            status = 128 + self.signals[0]
+            self.console.say(f"fleet: stopped by {report.signal_name(self.signals[0])} in {stop_s:.1f} s; logs in {report.shorten(self.job.log_dir)}\n")
+        elif self.reason == "failed":
+            failures = self._failures()
+            cause = report.first_failure(failures, self.stop_ns)
+            assert cause is not None, "a run that failed has a failure"
+            others = sorted((f for f in failures if f is not cause), key=lambda f: f.time_ns)
+            num_stopped = len(self.children) - len(failures) - sum(c.status == 0 and not c.signalled for c in self.children)
+            elapsed_s = time.monotonic() - self._start_s
+            self.console.say(report.text(cause, others, num_stopped, elapsed_s, stop_s))
+            status = cause.exit_status
+        for child in self.children:
+            if self.reason == "done" and child.spec.role == "server" and child.status not in (0, -signal.SIGTERM):
+                end = f"status {child.status}" if (child.status or 0) > 0 else report.signal_name(-(child.status or 0))
+                self.console.say(f"fleet: WARNING: {child.spec.name} ended with {end} after the trainers were done; see {child.log_path}\n")
+        self.console.flush(self.signals)
+        return status

@@ -1,0 +1,373 @@
+"""The command line of ``python -m fleet.launch``, and the ``launch:`` block of ``-c fleet.yaml``: text in, Options out.
+
+Both go through the same table and the same checks. The command line wins over FLEET_* variables, and these over the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fleet import config, env
+from fleet.errors import ConfigError
+
+HELP = """\
+usage: python -m fleet.launch [options] SCRIPT [script options]
+       python -m fleet.launch [options] -m MODULE [module options]
+
+Run SCRIPT as several cooperating processes. Without a device or count: one trainer per
+visible GPU, or one if there is none. Everything after SCRIPT belongs to SCRIPT.
+- and _ both work in every option; --option value and --option=value too.
+
+how many, where
+  --nproc_per_node N      trainers                      (also: --worker_num, --trainer_num)
+  --selected_gpus LIST    one trainer per GPU: 0,1,2,3 or 0-3    (also: --gpus, --devices)
+  --device cpu|gpu        cpu runs --selected_gpus 0,1 as two CPU trainers
+  --server_num N          parameter servers
+  --trainers X            a count, or HOST:PORT,... on this host         (also: --workers)
+  --servers X             a count, or HOST:PORT,... on this host
+
+what you see
+  --log_dir DIR           the run's files: DIR if it is new or empty, else a fresh directory
+                          in it                     [fleet_runs/<time>-<id>, always fresh]
+  --show WHAT             live on this console: rank0, all, none, or ranks: 0,3     [rank0]
+                          warnings and errors of every process are shown in any case
+
+how it ends
+  --grace S               seconds to save after TERM before KILL                       [30]
+
+resources and files
+  --env K=V               set in every process (repeatable)
+  --tune on|off           malloc thresholds, flush-to-zero, switch interval            [on]
+  -c fleet.yaml           launch: these options; strategy: what the script leaves unset
+  --dry_run               print processes, devices and variables, start nothing
+  -h, --help              this text
+
+exit status   0 done, else the first failing process's own; 128+n if signal n ended it;
+              64 wrong usage; 130 Ctrl-C (a second Ctrl-C gives no grace)
+
+examples
+  python -m fleet.launch --nproc_per_node 2 train.py --lr 0.1
+  python -m fleet.launch --server_num 1 --trainer_num 2 ctr.py
+  python -m fleet.launch --selected_gpus 0,1 --device cpu train.py
+"""
+
+MAX_PROCESSES = 1024  # on one node; more is a typing error, and would take the machine down with it
+
+# Every spelling (with _) -> the one field of Options that it sets.
+SPELLINGS = {
+    "nproc_per_node": "num_trainers", "worker_num": "num_trainers", "trainer_num": "num_trainers",
+    "trainers": "trainers", "workers": "trainers",
+    "server_num": "num_servers", "servers": "servers",
+    "selected_gpus": "gpus", "gpus": "gpus", "devices": "gpus",
+    "device": "device", "log_dir": "log_dir", "show": "show", "grace": "grace", "env": "env", "tune": "tune",
+    "dry_run": "dry_run",
+}  # fmt: skip
+LATER = ("nnodes", "hosts", "max_restarts", "rdzv", "scheduler")
+_WITHOUT_VALUE = ("dry_run", "help")
+
+
+class Options(NamedTuple):
+    """What was asked for. ``at`` tells where: field -> ``--grace`` or ``fleet.yaml:7  $.launch.grace``."""
+
+    target: tuple[str, ...]  # ("train.py", "--lr", "0.1") or ("-m", "module", ...)
+    num_trainers: int | None = None
+    trainers: tuple[str, ...] = ()  # endpoints
+    num_servers: int | None = None
+    servers: tuple[str, ...] = ()  # endpoints
+    gpus: tuple[str, ...] = ()
+    device: str = ""  # "", "cpu" or "gpu"
+    log_dir: str = ""
+    show: str = "rank0"  # rank0, all, none, or ranks: "0,3"
+    grace: float = 30.0
+    env: tuple[tuple[str, str], ...] = ()
+    tune: bool = True
+    dry_run: bool = False
+    help: bool = False
+    config: str = ""
+    at: dict[str, str] = {}  # noqa: RUF012  never changed after parse()
+
+
+def usage(what: str, at: str, fix: str) -> ConfigError:
+    """Return the error of a wrong use."""
+    return ConfigError(what, at=at, fix=fix)
+
+
+def parse(argv: list[str]) -> Options:
+    """Read a command line, the file that it names, and FLEET_DEVICE, FLEET_TUNE, FLEET_CONFIG.
+
+    Raises:
+        ConfigError: anything that cannot be obeyed.
+    """
+    given, target, file = _split(argv)
+    if "help" in given:
+        return Options(target, help=True)
+    fields: dict[str, Any] = {}
+    at: dict[str, str] = {}
+    _take(given, fields, at)
+    for name, field in (("FLEET_DEVICE", "device"), ("FLEET_TUNE", "tune")):
+        if env.get(name) and field not in fields:
+            _take({name: (field, env.get(name))}, fields, at)
+    file = file or env.get("FLEET_CONFIG")
+    if file:
+        _take_file(file, fields, at)
+    for count, listed in (("num_trainers", "trainers"), ("num_servers", "servers")):
+        value = fields.pop(listed, None)
+        if isinstance(value, int):
+            if fields.get(count, value) != value:
+                raise usage(f"{at[count]} says {fields[count]}, {at[listed]} says {value}", at[listed], "give the number once")
+            fields[count], at[count] = value, at.get(count, at[listed])
+        elif value is not None:
+            fields[listed] = value
+    options = Options(target, **fields, config=os.path.abspath(file) if file else "", at=at)
+    _check_target(options.target)
+    return options
+
+
+Given = dict[str, tuple[str, Any]]  # as written -> (field, value)
+
+
+def _split(argv: list[str]) -> tuple[Given, tuple[str, ...], str]:
+    """Cut the command line in options, target and the file of -c. Nothing after the target is looked at."""
+    given: Given = {}
+    file, rest = "", list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "-m":
+            if not rest:
+                raise usage("-m needs a module", "command line", "write -m MODULE, then the module's own options")
+            return given, ("-m", *rest), file
+        if word == "-c":
+            file = _value(word, rest)
+            continue
+        if word == "-h":
+            word = "--help"
+        if word == "--" or not word.startswith("-") or word == "-":
+            return given, tuple(rest if word == "--" else [word, *rest]), file
+        name, equals, value = word.partition("=")
+        bare = name.lstrip("-").replace("-", "_")
+        if not name.startswith("--") or bare not in (*SPELLINGS, "help"):
+            raise unknown(name, "command line", bare)
+        if bare in _WITHOUT_VALUE:
+            if equals:
+                raise usage(f"{name} takes no value, got {value!r}", name, f"write {name} alone")
+            given[name] = (bare, True)
+            continue
+        value = value if equals else _value(name, rest)
+        field = SPELLINGS[bare]
+        if field == "env":
+            given.setdefault("--env", ("env", []))[1].append(value)
+            continue
+        twice = next((old for old, (f, v) in given.items() if f == field and v != value), None)
+        if twice:
+            raise usage(f"{twice} {given[twice][1]} and {name} {value} contradict each other", name, "give it once")
+        given[name] = (field, value)
+    return given, (), file
+
+
+def _value(name: str, rest: list[str]) -> str:
+    """Take the value of an option; the next option is none, but a negative number is one (and then out of range)."""
+    if not rest or (rest[0].startswith("-") and not rest[0][1:2].isdigit()):
+        raise usage(f"{name} needs a value", name, f"write {name} VALUE or {name}=VALUE" if name != "-c" else "write -c fleet.yaml")
+    return rest.pop(0)
+
+
+def unknown(written: str, at: str, bare: str) -> ConfigError:
+    """Return the error for a name that does not exist, or does not yet."""
+    if bare in LATER:
+        return usage(
+            f"{written} is not there yet: this version runs one node and does not restart",
+            at,
+            "leave it out; several nodes and restarts come later",
+        )
+    dashes = "--" if written.startswith("-") else ""
+    near = config.nearest(bare, [*SPELLINGS, "help"])
+    fix = f"did you mean {dashes}{near}? " if near else ""
+    return usage(f"unknown option {written}", at, fix + "python -m fleet.launch --help lists all; the script's own options come after the script")
+
+
+def _take_file(path: str, fields: dict[str, Any], at: dict[str, str]) -> None:
+    """Fill in what the ``launch:`` block of a file says; ``strategy:`` is for the trainers, who check it."""
+    document = config.load_yaml(path)
+    for key in document.value:
+        if key not in ("launch", "strategy"):
+            near = config.nearest(str(key), ["launch", "strategy"])
+            raise usage(f"unknown key {key}", document.at(str(key)), f"did you mean {near}? there are launch: and strategy:" if near else "there are launch: and strategy:")
+    block = document.value.get("launch") or {}
+    if not isinstance(block, dict):
+        raise usage("launch: must be a mapping of option names to values", document.at("launch"), "write e.g. 'nproc_per_node: 2' below it")
+    given: Given = {}
+    for key, value in block.items():
+        bare = str(key).replace("-", "_")
+        if bare not in SPELLINGS:
+            raise unknown(str(key), document.at("launch", str(key)), bare)
+        given[document.at("launch", str(key))] = (SPELLINGS[bare], value)
+    seen: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    for place, (field, value) in given.items():
+        if field in seen:
+            raise usage(f"{field} is given twice, also at {places[field]}", place, "give it once")
+        _take({place: (field, value)}, seen, places)
+    # A count and a list of endpoints are two ways to say one thing: what the command line says of either wins.
+    for one, other in (("num_trainers", "trainers"), ("num_servers", "servers")):
+        if one in fields or other in fields:
+            seen.pop(one, None)
+            seen.pop(other, None)
+    if "num_trainers" in fields or "trainers" in fields:
+        seen.pop("gpus", None)
+    if "gpus" in fields:
+        seen.pop("num_trainers", None)
+        seen.pop("trainers", None)
+    seen["env"] = (*seen.get("env", ()), *fields.get("env", ()))  # later ones win
+    fields.update({k: v for k, v in seen.items() if k not in fields or k == "env"})
+    at.update({k: v for k, v in places.items() if k in seen and k not in at})
+
+
+def _take(given: Given, fields: dict[str, Any], at: dict[str, str]) -> None:
+    """Check values and put them into ``fields``."""
+    for place, (field, value) in given.items():
+        fields[field] = _CHECKS[field](value, place)
+        at[field] = place
+
+
+def _count(value: Any, at: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.lstrip("+-").isdigit():
+        raise usage(f"must be a whole number, got {text!r}", at, "give a number of processes")
+    if not 1 <= int(text) <= MAX_PROCESSES:
+        raise usage(f"must be from 1 to {MAX_PROCESSES}, got {text}", at, "give a number of processes, or leave the option out")
+    return int(text)
+
+
+def _count_or_endpoints(value: Any, at: str) -> int | tuple[str, ...]:
+    items = [str(v).strip() for v in value] if isinstance(value, list) else str(value).split(",")
+    if not isinstance(value, list) and ":" not in str(value):
+        return _count(value, at)
+    from fleet.launch.rendezvous import is_local
+
+    for item in items:
+        host, colon, port = item.strip().rpartition(":")
+        if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise usage(f"{item!r} is not HOST:PORT", at, "give e.g. 127.0.0.1:7000,127.0.0.1:7001, or a count")
+        if not is_local(host):
+            raise usage(f"{host} is not an address of this host", at, "give this host's addresses, or a count; several nodes come later")
+    if len(set(items)) != len(items):
+        raise usage("an endpoint is listed twice", at, "give every process its own port")
+    return tuple(item.strip() for item in items)
+
+
+def _gpus(value: Any, at: str) -> tuple[str, ...]:
+    ids: list[str] = []
+    for item in value if isinstance(value, list) else str(value).split(","):
+        first, dash, last = str(item).strip().partition("-")
+        if str(item).strip().startswith(("GPU-", "MIG-")):
+            ids.append(str(item).strip())
+        elif first.isdigit() and (last.isdigit() and int(first) <= int(last) < int(first) + MAX_PROCESSES if dash else True):
+            ids += [str(i) for i in range(int(first), int(last or first) + 1)]
+        else:
+            raise usage(f"{str(item)!r} is not a GPU number or range", at, "give a list such as 0,1,2,3 or a range such as 0-3")
+    if len(set(ids)) != len(ids):
+        raise usage("a GPU is listed twice", at, "give every trainer its own GPU")
+    return tuple(ids)
+
+
+def _choice(*choices: str) -> Callable[[Any, str], str]:
+    def check(value: Any, at: str) -> str:
+        text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)  # YAML reads on as true
+        if text not in choices:
+            near = config.nearest(text, choices)
+            raise usage(f"must be {' or '.join(choices)}, got {text!r}", at, f"did you mean {near}?" if near else f"give {choices[0]}")
+        return text
+
+    return check
+
+
+def _on_off(value: Any, at: str) -> bool:
+    return _choice("on", "off")(value, at) == "on"
+
+
+def _show(value: Any, at: str) -> str:
+    text = ",".join(str(v) for v in value) if isinstance(value, list) else str(value)
+    if text in ("rank0", "all", "none") or all(part.strip().isdigit() for part in text.split(",")):
+        return text
+    raise usage(f"must be rank0, all, none or a list of ranks, got {text!r}", at, "give e.g. --show all or --show 0,3")
+
+
+def _seconds(value: Any, at: str) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if isinstance(value, bool) or not 0 <= seconds < float("inf"):
+        raise usage(f"must be a number of seconds >= 0, got {value!r}", at, "give e.g. 30")
+    return seconds
+
+
+def _path(value: Any, at: str) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise usage(f"must be a directory, got {value!r}", at, "give a path")
+    return value
+
+
+def _flag(value: Any, at: str) -> bool:
+    if not isinstance(value, bool):
+        raise usage(f"must be true or false, got {value!r}", at, "write true or delete the line")
+    return value
+
+
+def _env(value: Any, at: str) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, dict):
+        value = [f"{k}={v}" for k, v in value.items()]
+    pairs: list[tuple[str, str]] = []
+    for item in value if isinstance(value, list) else [value]:
+        name, equals, text = str(item).partition("=")
+        if not equals or not name or "\0" in str(item):
+            raise usage(f"must be NAME=VALUE, got {str(item)!r}", at, "write e.g. --env GLOG_v=1")
+        variable = next((v for v in env.TABLE if v.name == name), None)
+        if variable is not None and "launcher" in variable.writer and name not in ("OMP_NUM_THREADS", "GLIBC_TUNABLES"):
+            raise usage(f"{name} is set by the launcher itself", at, _INSTEAD.get(name, "leave it out; docs/env.md says what it means"))
+        pairs.append((name, text))
+    return tuple(pairs)
+
+
+_INSTEAD = {
+    "CUDA_VISIBLE_DEVICES": "use --selected_gpus", "FLEET_DEVICE": "use --device", "FLEET_TUNE": "use --tune", "FLEET_CONFIG": "use -c",
+    "FLEET_SECRET": "set it in the environment: a command line can be read by everybody", "FLEET_SERVERS": "use --servers",
+}  # fmt: skip
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "num_trainers": _count, "num_servers": _count, "trainers": _count_or_endpoints, "servers": _count_or_endpoints,
+    "gpus": _gpus, "device": _choice("cpu", "gpu"), "log_dir": _path, "show": _show, "grace": _seconds, "env": _env,
+    "tune": _on_off, "dry_run": _flag,
+}  # fmt: skip
+
+
+def _check_target(target: tuple[str, ...]) -> None:
+    """Refuse a script that is missing or is not Python."""
+    if not target:
+        raise usage("there is no script to run", "command line", "write python -m fleet.launch [options] SCRIPT; --help shows more")
+    script = target[0]
+    if script == "-m":
+        return
+    try:
+        with open(os.path.join(script, "__main__.py") if os.path.isdir(script) else script, "rb") as file:
+            head = file.read(256)
+    except OSError as error:
+        near = config.nearest(os.path.basename(script), _files_beside(script))
+        fix = f"did you mean {os.path.join(os.path.dirname(script), near)}?" if near else "give the path of a Python script"
+        raise usage(f"cannot read the script {script}: {error.strerror}", "command line", fix) from None
+    first = head.split(b"\n", 1)[0]
+    foreign = first.startswith(b"#!") and b"python" not in first
+    if foreign or (b"\0" in head and not head.startswith(b"PK")):
+        raise usage(
+            f"{script} is not a Python script",
+            "command line",
+            "give a Python script; one line of it can start another program: os.execvp('./program', ['./program'])",
+        )
+
+
+def _files_beside(script: str) -> list[str]:
+    try:
+        return os.listdir(os.path.dirname(script) or ".")
+    except OSError:
+        return []

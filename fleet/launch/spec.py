@@ -1,0 +1,269 @@
+"""From Options to a Job: which processes run, with which variables, where their output goes. Nothing is started here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NamedTuple
+
+from fleet import env
+from fleet.errors import ConfigError
+from fleet.launch import devices
+from fleet.launch.cli import Options, usage
+from fleet.launch.rendezvous import Meeting, new_run_id, open_meeting
+
+SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
+SERVER = ("-m", "fleet.parameter_server.server")
+
+# Above these sizes glibc maps and unmaps memory for each tensor of each step; measured in docs/tuning.md.
+MALLOC = {"glibc.malloc.mmap_threshold": str(1 << 30), "glibc.malloc.trim_threshold": str(2 << 30)}
+
+
+class ProcessSpec(NamedTuple):
+    """One process to start."""
+
+    role: str  # "trainer" or "server"
+    index: int
+    command: tuple[str, ...]
+    variables: dict[str, str]  # what fleet sets; the caller's environment comes below it
+    unset: tuple[str, ...] = ()  # what of the caller's environment must not reach it
+
+    @property
+    def name(self) -> str:
+        """``trainer 2``, as messages call it."""
+        return f"{self.role} {self.index}"
+
+    @property
+    def file(self) -> str:
+        """``trainer-2``, as its files are called."""
+        return f"{self.role}-{self.index}"
+
+    def environment(self) -> dict[str, str]:
+        """Return the whole environment of the process."""
+        kept = {k: v for k, v in os.environ.items() if k not in self.unset}
+        return {**kept, **self.variables}
+
+
+class Job(NamedTuple):
+    """Everything that one run is."""
+
+    run_id: str
+    log_dir: str  # absolute
+    meeting: Meeting
+    servers: tuple[ProcessSpec, ...]
+    trainers: tuple[ProcessSpec, ...]
+    device: str
+    threads: int  # per process
+    tuning: tuple[str, ...]
+    not_tuned: tuple[str, ...]  # tunings that this machine cannot have
+    show: str
+    grace_s: float
+
+    @property
+    def processes(self) -> tuple[ProcessSpec, ...]:
+        """Servers first: trainers look for them."""
+        return self.servers + self.trainers
+
+
+def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool = False) -> Job:
+    """Decide everything, make the run's directory and reserve its ports.
+
+    Args:
+        server: what a server process runs, for tests.
+        progress: whether the console can redraw a line.
+
+    Raises:
+        ConfigError: a request that this machine cannot fulfil.
+        RendezvousError: an endpoint is in use.
+    """
+    refuse_other_launchers()
+    gpus = choose_gpus(options)
+    num_trainers = count_trainers(options, gpus)
+    num_servers = len(options.servers) or options.num_servers or 0
+    if options.servers and options.num_servers not in (None, len(options.servers)):
+        raise usage(f"{options.at['num_servers']} says {options.num_servers}, but {len(options.servers)} endpoints are given",
+                    options.at["servers"], "leave the count out")  # fmt: skip
+    check_show(options, num_trainers)
+    threads = devices.threads_each(num_trainers + num_servers)
+    tuning, not_tuned = choose_tuning(options.tune)
+    run_id = new_run_id()
+    log_dir = "" if options.dry_run else make_log_dir(options, run_id)
+    meeting = open_meeting(run_id, num_trainers, options.trainers)
+    endpoints = tuple("tcp:" + e for e in options.servers) or tuple(meeting.server_socket(i) for i in range(num_servers))
+    common = {
+        "FLEET_RUN_ID": run_id,
+        "FLEET_LOG_DIR": log_dir,
+        "FLEET_SOCKET_DIR": meeting.socket_dir,
+        "FLEET_CONTROL": meeting.control,
+        "FLEET_SECRET": meeting.secret,
+        "FLEET_DEVICE": "gpu" if gpus else "cpu",
+        "FLEET_TUNE": "on" if options.tune else "off",
+        "FLEET_WORLD_SIZE": str(num_trainers),
+        "PADDLE_TRAINERS_NUM": str(num_trainers),
+        "TORCHELASTIC_RUN_ID": run_id,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if endpoints:
+        common["FLEET_SERVERS"] = ",".join(endpoints)
+    elif env.get("FLEET_SERVERS") and env.get("FLEET_SECRET"):
+        del common["FLEET_SECRET"]  # servers of the user's own, who know the user's secret
+    if options.config:
+        common["FLEET_CONFIG"] = options.config
+    if "malloc thresholds" in tuning:
+        common["GLIBC_TUNABLES"] = malloc_tunables(env.get("GLIBC_TUNABLES"))
+    common.update(options.env)
+    start = (sys.executable, *interpreter_options(), SHIM, str(os.getpid()))
+    in_process = ",".join(t for t in tuning if t != "malloc thresholds")
+    trainers = tuple(
+        ProcessSpec(
+            "trainer", i, (*start, in_process, *options.target),
+            common | trainer_variables(i, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))},
+            ("FLEET_SERVER_INDEX", "PADDLE_PORT"),
+        )
+        for i in range(num_trainers)
+    )  # fmt: skip
+    own = ("FLEET_ROLE", "FLEET_RANK", "FLEET_LOCAL_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+           "PADDLE_TRAINER_ID", "PADDLE_RANK_IN_NODE", "PADDLE_PSERVERS_IP_PORT_LIST", "PADDLE_PORT", "FLAGS_selected_gpus")  # fmt: skip
+    servers = tuple(
+        ProcessSpec("server", i, (*start, "", *server),
+                    common | {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}, own)
+        for i in range(num_servers)
+    )  # fmt: skip
+    device = f"gpu {','.join(gpus)}" if gpus else "cpu"
+    return Job(run_id, log_dir, meeting, servers, trainers, device, threads, tuning, not_tuned, options.show, options.grace)
+
+
+def trainer_variables(rank: int, world_size: int, meeting: Meeting, gpus: tuple[str, ...]) -> dict[str, str]:
+    """Return what tells one trainer who it is, in fleet's, Paddle's and torchrun's words."""
+    host, _, port = meeting.master.rpartition(":")
+    r, n = str(rank), str(world_size)
+    variables = {
+        "FLEET_ROLE": "trainer", "FLEET_RANK": r, "FLEET_LOCAL_RANK": r, "FLEET_LOCAL_SIZE": n,
+        "TRAINING_ROLE": "TRAINER", "PADDLE_TRAINER_ID": r, "PADDLE_RANK_IN_NODE": r, "PADDLE_LOCAL_SIZE": n,
+        "PADDLE_MASTER": meeting.master, "PADDLE_TRAINER_ENDPOINTS": ",".join(meeting.endpoints),
+        "PADDLE_CURRENT_ENDPOINT": meeting.endpoints[rank], "PADDLE_DISTRI_BACKEND": "nccl" if gpus else "gloo",
+        "RANK": r, "WORLD_SIZE": n, "LOCAL_RANK": r, "LOCAL_WORLD_SIZE": n, "MASTER_ADDR": host, "MASTER_PORT": port,
+    }  # fmt: skip
+    if gpus:  # one visible GPU each; FLAGS_selected_gpus counts among the visible ones. Not yet run on a GPU.
+        variables |= {"CUDA_VISIBLE_DEVICES": gpus[rank], "FLAGS_selected_gpus": "0"}
+    return variables
+
+
+def refuse_other_launchers() -> None:
+    """Refuse to start inside a process of another launcher's: each of its N processes would start a job of its own."""
+    for size, rank in (
+        ("FLEET_WORLD_SIZE", "FLEET_RANK"),
+        ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID"),
+        ("WORLD_SIZE", "RANK"),
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+    ):
+        n = env.get(size)
+        if n.isdigit() and int(n) > 1:
+            raise ConfigError(
+                f"this is already one of {n} processes that another launcher started ({size}={n}, {rank}={env.get(rank) or 'unset'})",
+                at="environment",
+                fix=f"start fleet.launch once and directly; or give that launcher the script itself; or unset {size} and {rank} if they are left over",
+            )
+
+
+def choose_gpus(options: Options) -> tuple[str, ...]:
+    """Return the GPUs of the trainers, one each; () to train on CPUs."""
+    if options.device == "cpu":
+        return ()
+    visible = devices.visible_gpus()
+    place = options.at.get("gpus" if options.gpus else "device", "command line")
+    if not visible and (options.gpus or options.device == "gpu"):
+        raise usage("this machine has no visible GPU", place, "add --device cpu, which runs one CPU trainer for each GPU that is listed")
+    missing = [g for g in options.gpus if g not in visible]
+    if missing:
+        raise usage(f"there is no GPU {missing[0]} among the visible ones ({', '.join(visible)})", place, "list GPUs that are there")
+    if options.gpus:
+        return options.gpus
+    asked = len(options.trainers) or options.num_trainers
+    if asked is not None and asked > len(visible):
+        if options.device == "gpu":
+            raise usage(f"{asked} trainers need {asked} GPUs, {len(visible)} are visible", place, "start fewer trainers, or use --device cpu")
+        if visible:
+            raise usage(f"{asked} trainers on {len(visible)} GPUs", "command line", "start one per GPU, or say --device cpu")
+    return tuple(visible[:asked])
+
+
+def count_trainers(options: Options, gpus: tuple[str, ...]) -> int:
+    """Return the number of trainers; all that say it must agree."""
+    said = {}
+    if options.num_trainers is not None:
+        said[options.at["num_trainers"]] = options.num_trainers
+    if options.trainers:
+        said[options.at["trainers"]] = len(options.trainers)
+    if options.gpus:
+        said[options.at["gpus"]] = len(options.gpus)
+    if len(set(said.values())) > 1:
+        text = " and ".join(f"{n} by {place}" for place, n in said.items())
+        raise usage(f"the number of trainers is contradictory: {text}", "command line", "one trainer runs per GPU or endpoint that is listed; leave the count out")
+    return next(iter(said.values()), len(gpus) or 1)
+
+
+def check_show(options: Options, num_trainers: int) -> None:
+    """Refuse --show of a rank that will not be."""
+    if options.show[0].isdigit():
+        for rank in options.show.split(","):
+            if int(rank) >= num_trainers:
+                raise usage(f"there is no rank {int(rank)} among {num_trainers} trainers", options.at["show"], "list ranks from 0 to the number of trainers - 1")
+
+
+def choose_tuning(asked: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the tunings in force, and those that this machine cannot have (docs/tuning.md)."""
+    if not asked:
+        return (), ()
+    try:
+        glibc = "CS_GNU_LIBC_VERSION" in os.confstr_names and bool(os.confstr("CS_GNU_LIBC_VERSION"))
+    except OSError:
+        glibc = False
+    can = {"malloc thresholds": glibc, "flush-to-zero": glibc and os.uname().machine == "x86_64", "switch interval": True}
+    return tuple(t for t, ok in can.items() if ok), tuple(t for t, ok in can.items() if not ok)
+
+
+def malloc_tunables(users: str) -> str:
+    """Join our malloc thresholds to the user's GLIBC_TUNABLES; what the user set stays."""
+    named = {part.partition("=")[0] for part in users.split(":")}
+    return ":".join(filter(None, [users, *(f"{k}={v}" for k, v in MALLOC.items() if k not in named)]))
+
+
+def interpreter_options() -> tuple[str, ...]:
+    """Return Python's own options of this launcher (``-O``, ``-X dev``...), which its trainers get too."""
+    words = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # up to and with "-m fleet.launch" or "launch.py"
+    return tuple(words[:-2] if words[-2:-1] == ["-m"] else words[:-1] if "-c" not in words else ())
+
+
+def make_log_dir(options: Options, run_id: str) -> str:
+    """Make the run's directory: ``--log_dir`` itself if it is new or empty, else a fresh one in it."""
+    asked = options.log_dir
+    base = os.path.abspath(asked or "fleet_runs")
+    at = options.at.get("log_dir", "--log_dir (default ./fleet_runs)")
+    try:
+        os.makedirs(base, exist_ok=True)
+        if asked and not os.listdir(base) and claim(base, run_id):
+            return base
+        path = os.path.join(base, run_id)
+        os.mkdir(path)
+        claim(path, run_id)
+        return path
+    except OSError as error:
+        raise usage(f"cannot use {base} for the run's files: {error.strerror}", at, "give a directory that can be written with --log_dir DIR") from None
+
+
+def claim(path: str, run_id: str) -> bool:
+    """Take a directory for a run, by a file that only one launcher can create; return False if another was first."""
+    try:
+        fd = os.open(os.path.join(path, "run_id"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(fd, run_id.encode() + b"\n")
+    finally:
+        os.close(fd)
+    return True
+
+
