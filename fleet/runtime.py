@@ -42,6 +42,7 @@ class Runtime:
         self.samples_seen = 0  # global samples handed out by the distributed loader, for the progress line
         self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
+        self.forgetters: list[Callable[[], None]] = []  # run in a forked child: close inherited sockets without a word
         self.host: Host | None = None
         self.channel: Channel | None = None
         self._calls: dict[str, int] = {}
@@ -101,6 +102,8 @@ class Runtime:
     def forget(self) -> None:
         """In a forked child: let go of the parent's sockets without a word."""
         self.closers.clear()
+        for forget in self.forgetters:
+            forget()
         if self.channel is not None:
             self.channel.forget()
         if self.host is not None:

@@ -65,8 +65,8 @@ class Client:
         self._core = native.load()
         self._links, self.mode, self._timeout_s = links, mode, timeout_s
         ranges = [shard_range(s, len(links)) for s in range(len(links))]
-        self._server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
-        assert len(self._server_of_shard) == NUM_SHARDS
+        self.server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
+        assert len(self.server_of_shard) == NUM_SHARDS
         self.tables: dict[str, Table] = {}
         self.step = 0  # optimizer steps pushed
         self._sequence = 0
@@ -194,7 +194,7 @@ class Client:
     def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
         found = []
         for table, ids in wanted:
-            keys, inverse, counts = table.unique.unique(ids, self._server_of_shard, len(self._links))
+            keys, inverse, counts = table.unique.unique(ids, self.server_of_shard, len(self._links))
             found.append(Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32)))
         ends = [np.cumsum(p.counts) for p in found]
         parts = [
@@ -219,7 +219,7 @@ class Client:
                 link.push(sequence, step, parts)
 
     def _assign(self, table: Table, keys: Keys, values: Values) -> None:
-        ordered, inverse, counts = table.unique.unique(keys, self._server_of_shard, len(self._links))
+        ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, len(self._links))
         if len(ordered) != len(keys):
             raise ConfigError("a key is assigned twice in one call", at=f"table {table.spec.name!r}", fix="give unique keys")
         by_key = np.empty_like(values)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "snapshot.h"
 #include "table.h"
 
 namespace fleet::python {
@@ -171,6 +172,38 @@ py::array keys(Table& self) {
   return result;
 }
 
+py::dict save(Table& self, const std::string& path, int64_t shard_low, int64_t shard_high) {
+  if (shard_low < 0 || shard_high <= shard_low || shard_high > int64_t{kNumShards}) {
+    throw py::value_error("shards [" + std::to_string(shard_low) + ", " + std::to_string(shard_high) + ") are not a range in [0, 1024)");
+  }
+  Saved saved;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = save_table(self, path, static_cast<uint32_t>(shard_low), static_cast<uint32_t>(shard_high), &saved);
+  }
+  raise_if(status, path);
+  py::dict result;
+  result["rows"] = saved.rows;
+  result["bytes"] = saved.bytes;
+  result["checksums"] = saved.checksums;
+  return result;
+}
+
+uint64_t load(Table& self, const std::string& path, const py::handle& keep_, const std::map<std::string, uint32_t>& checksums) {
+  const py::array keep = take<bool>(keep_, "keep", {kNumShards});
+  const bool* shards = in<bool>(keep);
+  uint64_t num_rows = 0;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = load_table(self, path, shards, checksums, &num_rows);
+  }
+  if (status.kind == Status::kDamaged) status.text = path + ": " + status.text;
+  raise_if(status, path);
+  return num_rows;
+}
+
 }  // namespace
 
 void bind_table(py::module_& module) {
@@ -183,6 +216,8 @@ void bind_table(py::module_& module) {
       .def("assign", &assign, py::arg("ids"), py::arg("weights"))
       .def("read", &read, py::arg("ids"))
       .def("keys", &keys)
+      .def("save", &save, py::arg("path"), py::arg("shard_low"), py::arg("shard_high"))
+      .def("load", &load, py::arg("path"), py::arg("keep"), py::arg("checksums"))
       .def_property_readonly("size", py::cpp_function(&Table::size, released))
       .def_property_readonly("memory_bytes", py::cpp_function(&Table::memory_bytes, released))
       .def_property_readonly("dim", [](const Table& self) { return self.schema().dim; })

@@ -1,0 +1,151 @@
+"""One trainer's use of the tables: batches announced ahead, gradients in hand, steps.
+
+``sync``: an announced batch is asked for right behind the push of the step before it, so its rows miss nothing.
+Else with ``prefetch=1`` it is asked for at once, under the compute of the batch before: its rows miss that batch's push.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet import env, logger
+from fleet.errors import ConfigError
+from fleet.parameter_server import native
+from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
+from fleet.parameter_server.link import Link, LocalLink, SocketLink
+from fleet.parameter_server.service import Service
+from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server.tables import Keys, Values
+from fleet.runtime import Runtime
+
+Ids = NDArray[np.uint64]
+
+
+class Announced:
+    """One batch whose ids are known before it is computed."""
+
+    def __init__(self, ids: dict[str, Ids], create: bool) -> None:
+        self.ids, self.create = ids, create  # table name -> uint64[n]
+        self.answer: Future[list[Pulled]] | None = None
+
+    def holds(self, table: str, ids: Ids) -> bool:
+        return table in self.ids and np.array_equal(self.ids[table], ids)
+
+
+class Session:
+    """The tables of a job, from inside one trainer.
+
+    Args:
+        block: ``parameter_server`` of the strategy, complete.
+        incarnation: larger each time this trainer starts.
+    """
+
+    def __init__(self, runtime: Runtime, block: dict[str, Any], incarnation: int) -> None:
+        self._core = native.load()
+        self._runtime, self._prefetch, self.mode = runtime, int(block["prefetch"]), str(block["consistency"])
+        self.client = Client(_links(runtime, incarnation), self.mode, runtime.timeout_s)
+        self._announced: list[Announced] = []
+        self._gradients: dict[str, list[RowGradient]] = {}  # table name -> of each backward since clear
+        self._warned = False
+        runtime.closers.append(self.client.close)
+        runtime.forgetters.append(self.client.forget)
+
+    def open(self, spec: TableSpec) -> Table:
+        """Open a table on all servers."""
+        return self.client.open(spec)
+
+    def announce(self, ids: dict[str, Ids], create: bool) -> None:
+        """Take the ids of a coming batch: table name -> uint64[n], repeats included."""
+        if self._prefetch == 0 or not ids:
+            return
+        self._announced = [*self._announced[-1:], Announced(ids, create)]  # the batch in hand and the next
+        if self.mode != "sync":
+            self._ask(self._announced[-1])
+
+    def rows(self, table: Table, ids: Ids, create: bool) -> Pulled:
+        """Return the rows of a batch's ids; waits for them if they were announced, else asks now."""
+        name = table.spec.name
+        for batch in self._announced:
+            if batch.holds(name, ids):
+                if batch.answer is None:
+                    self._ask(batch)
+                assert batch.answer is not None
+                return batch.answer.result()[list(batch.ids).index(name)]
+        if self._announced and any(name in b.ids for b in self._announced) and not self._warned:
+            self._warned = True
+            logger.warning(f"table {name!r}: other ids than the loader announced are pulled on the spot, which is slower")
+        return self.client.pull([(table, ids)], create).result()[0]
+
+    def collect(self, table: Table, pulled: Pulled, gradient: Values) -> None:
+        """Take the gradient ``float32[n, dim]`` of a batch's rows: merged per key, weighted by the trainer's share."""
+        share = self._runtime.share
+        scale = 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
+        if scale == 0 or not len(pulled.keys):
+            return  # an empty part of a batch: computed on a borrowed sample, counts nothing
+        merged = np.empty((len(pulled.keys), table.spec.dim), dtype=np.float32)
+        self._core.merge(gradient, pulled.inverse, scale, merged)  # the server refuses NaN and infinity, with the table's name
+        self._gradients.setdefault(table.spec.name, []).append(RowGradient(pulled.keys, pulled.counts, merged))
+
+    def push(self, learning_rate: float) -> None:
+        """Push the gradients in hand as one step, and ask for the announced batch behind it.
+
+        Raises:
+            PeerLost, TableError: an earlier push failed; the job cannot go on.
+        """
+        tables = self.client.tables
+        gradients = [(tables[name], self._sum(tables[name], parts)) for name, parts in self._gradients.items()]
+        self.client.push(gradients, learning_rate)
+        if self.mode == "sync":
+            self._announced = self._announced[-1:]  # rows asked for before this push would miss it
+            for batch in self._announced:
+                self._ask(batch)
+
+    def clear(self) -> None:
+        """Drop the gradients in hand, as clear_grad does with the dense ones."""
+        self._gradients.clear()
+
+    def view(self, address: int, count: int) -> Values:
+        """Return foreign float32 memory as an array that owns nothing."""
+        array: Values = self._core.as_array(address, count, "float32")
+        return array
+
+    def expand(self, pulled: Pulled, out: Values) -> None:
+        """Write the row of every id to ``out``: float32[n, dim]."""
+        self._core.expand(pulled.rows, pulled.inverse, out)
+
+    def _ask(self, batch: Announced) -> None:
+        wanted = [(self.client.tables[name], ids) for name, ids in batch.ids.items()]
+        batch.answer = self.client.pull(wanted, batch.create)
+
+    def _sum(self, table: Table, parts: list[RowGradient]) -> RowGradient:
+        """Add several backwards' gradients of one table (micro-steps, or an embedding used in several places)."""
+        if len(parts) == 1:
+            return parts[0]
+        keys: Keys
+        keys, values = self._core.merge_pushes([(p.keys, p.values) for p in parts])
+        unique = self._core.Unique(table.spec.salt)
+        ordered, inverse, counts = unique.unique(keys, self.client.server_of_shard, len(parts[0].counts))
+        by_key = np.empty_like(values)
+        by_key[inverse] = values
+        return RowGradient(ordered, counts, by_key)
+
+
+def _links(runtime: Runtime, incarnation: int) -> list[Link]:
+    role = runtime.role
+    if role.servers:
+        secret = env.get("FLEET_SECRET")
+        if not secret:
+            fix = "start the job with python -m fleet.launch, or set the same FLEET_SECRET for servers and trainers"
+            raise ConfigError("servers are given but no job secret", at="FLEET_SECRET", fix=fix)
+        return [SocketLink(a, i, secret, role.rank, incarnation, runtime.timeout_s) for i, a in enumerate(role.servers)]
+    if role.world_size > 1:
+        raise ConfigError(
+            f"parameter_server is asked for, {role.world_size} trainers run, and there is no server",
+            at="strategy.parameter_server",
+            fix="start servers too: python -m fleet.launch --server_num 1 --trainer_num 2 ...",
+        )
+    return [LocalLink(Service(0, 1, 1), incarnation)]
