@@ -38,10 +38,7 @@ def launch(options: cli.Options, **test_only: tuple[str, ...]) -> int:
     is_terminal = os.isatty(1)
     job = spec.plan(options, progress=is_terminal, **test_only)
     if options.dry_run:
-        from fleet.launch import keeper
-
         print(banner.dry_run(job), end="")
-        keeper.remove_tree(job.meeting.socket_dir)
         return 0
     from fleet.launch.agent import Agent
     from fleet.launch.console import Console

@@ -92,6 +92,7 @@ class Agent:
         try:
             try:
                 self._start_keeper()
+                os.mkdir(self.job.meeting.socket_dir, 0o700)
                 for spec in self.job.processes:
                     if self.signals:
                         break
@@ -147,7 +148,8 @@ class Agent:
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             command = (sys.executable, "-I", "-S", os.path.abspath(keeper.__file__), self.job.run_id, self.job.meeting.socket_dir)
-            actions = ((os.POSIX_SPAWN_DUP2, read, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2))
+            silent = ((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2))
+            actions = ((os.POSIX_SPAWN_DUP2, read, 0), *silent)
             self._keeper_pid = os.posix_spawn(command[0], command, {}, file_actions=actions, setsid=True, setsigmask=SIGNALS)
         finally:
             os.close(read)
@@ -178,7 +180,7 @@ class Agent:
         self.children.append(child)
         self._tell_keeper(pid)
         self._poll.register(child.pidfd, select.POLLIN)
-        self.console.follow(spec.role, spec.index, log)
+        self.console.follow(spec.role, spec.number, log)
 
     # Watch.
 
@@ -205,7 +207,9 @@ class Agent:
             self.console.say("fleet: WARNING: somebody ended the keeper; started another\n")
             self._start_keeper()
         else:
-            self.console.say("fleet: WARNING: the keeper was ended again; without it kill -9 of this launcher may leave processes\n")
+            self.console.say(
+                "fleet: WARNING: the keeper was ended again; without it kill -9 of this launcher may leave processes\n"
+            )
 
     def _decide(self) -> None:
         """Look at what has happened and begin or continue the end."""
@@ -255,7 +259,8 @@ class Agent:
     def _begin_stop(self, reason: str) -> None:
         self.reason, self.stop_ns = reason, time.monotonic_ns()
         if reason == "signal":
-            self.console.say(f"\nfleet: {report.signal_name(self.signals[0])}: ending the run, at most {self.job.grace_s:g} s for saving\n")
+            name = report.signal_name(self.signals[0])
+            self.console.say(f"\nfleet: {name}: ending the run, at most {self.job.grace_s:g} s for saving\n")
         for child in self.children:
             if child.spec.role == "trainer":
                 child.send(signal.SIGTERM)
@@ -313,7 +318,8 @@ class Agent:
         status = 0
         if self.reason == "signal":
             status = 128 + self.signals[0]
-            self.console.say(f"fleet: stopped by {report.signal_name(self.signals[0])} in {stop_s:.1f} s; logs in {report.shorten(self.job.log_dir)}\n")
+            name = report.signal_name(self.signals[0])
+            self.console.say(f"fleet: stopped by {name} in {stop_s:.1f} s; logs in {report.shorten(self.job.log_dir)}\n")
         elif self.reason == "failed":
             failures = self._failures()
             cause = report.first_failure(failures, self.stop_ns)
@@ -326,6 +332,8 @@ class Agent:
         for child in self.children:
             if self.reason == "done" and child.spec.role == "server" and child.status not in (0, -signal.SIGTERM):
                 end = f"status {child.status}" if (child.status or 0) > 0 else report.signal_name(-(child.status or 0))
-                self.console.say(f"fleet: WARNING: {child.spec.name} ended with {end} after the trainers were done; see {child.log_path}\n")
+                self.console.say(
+                    f"fleet: WARNING: {child.spec.name} ended with {end} after the trainers were done; see {child.log_path}\n"
+                )
         self.console.flush(self.signals)
         return status

@@ -14,7 +14,7 @@ def start(job: Job) -> str:
     if job.not_tuned:
         tuned += f" (not on this machine: {', '.join(job.not_tuned)})"
     return (
-        f"fleet {__version__}  run {job.run_id}  {', '.join(counts)}  {job.device}  {count(job.threads, 'thread')} each  "
+        f"fleet {__version__}  run {job.run_id}  {', '.join(counts)}  {job.device}  {thread_text(job)} each  "
         f"logs {shorten(job.log_dir)}\n  tuning: {tuned}\n"
     )
 
@@ -24,9 +24,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def thread_text(job: Job) -> str:
+    """Return ``2 threads``; OMP_NUM_THREADS of the user's own may be a list."""
+    return count(int(job.threads), "thread") if job.threads.isdigit() else f"OMP_NUM_THREADS={job.threads}"
+
+
 def dry_run(job: Job) -> str:
     """Return the processes that would run, with the variables that fleet sets; the secret is not shown."""
-    out = [f"{count(len(job.trainers), 'trainer')}, {count(len(job.servers), 'server')}, {job.device}, {count(job.threads, 'thread')} each, "
+    out = [f"{count(len(job.trainers), 'trainer')}, {count(len(job.servers), 'server')}, {job.device}, {thread_text(job)} each, "
            f"tuning: {', '.join(job.tuning) or 'off'}"]  # fmt: skip
     for spec in job.processes:
         out += ["", f"{spec.name}: {' '.join(spec.command)}"]

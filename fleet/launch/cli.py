@@ -86,7 +86,7 @@ class Options(NamedTuple):
     dry_run: bool = False
     help: bool = False
     config: str = ""
-    at: dict[str, str] = {}  # noqa: RUF012  never changed after parse()
+    at: dict[str, str] = {}  # never changed after parse()
 
 
 def usage(what: str, at: str, fix: str) -> ConfigError:
@@ -184,7 +184,11 @@ def unknown(written: str, at: str, bare: str) -> ConfigError:
     dashes = "--" if written.startswith("-") else ""
     near = config.nearest(bare, [*SPELLINGS, "help"])
     fix = f"did you mean {dashes}{near}? " if near else ""
-    return usage(f"unknown option {written}", at, fix + "python -m fleet.launch --help lists all; the script's own options come after the script")
+    return usage(
+        f"unknown option {written}",
+        at,
+        fix + "python -m fleet.launch --help lists all; the script's own options come after the script",
+    )
 
 
 def _take_file(path: str, fields: dict[str, Any], at: dict[str, str]) -> None:
@@ -193,10 +197,16 @@ def _take_file(path: str, fields: dict[str, Any], at: dict[str, str]) -> None:
     for key in document.value:
         if key not in ("launch", "strategy"):
             near = config.nearest(str(key), ["launch", "strategy"])
-            raise usage(f"unknown key {key}", document.at(str(key)), f"did you mean {near}? there are launch: and strategy:" if near else "there are launch: and strategy:")
+            raise usage(
+                f"unknown key {key}",
+                document.at(str(key)),
+                f"did you mean {near}? there are launch: and strategy:" if near else "there are launch: and strategy:",
+            )
     block = document.value.get("launch") or {}
     if not isinstance(block, dict):
-        raise usage("launch: must be a mapping of option names to values", document.at("launch"), "write e.g. 'nproc_per_node: 2' below it")
+        raise usage(
+            "launch: must be a mapping of option names to values", document.at("launch"), "write e.g. 'nproc_per_node: 2' below it"
+        )
     given: Given = {}
     for key, value in block.items():
         bare = str(key).replace("-", "_")
@@ -251,7 +261,9 @@ def _count_or_endpoints(value: Any, at: str) -> int | tuple[str, ...]:
         if not colon or not host or not port.isdigit() or not 1 <= int(port) <= 65535:
             raise usage(f"{item!r} is not HOST:PORT", at, "give e.g. 127.0.0.1:7000,127.0.0.1:7001, or a count")
         if not is_local(host):
-            raise usage(f"{host} is not an address of this host", at, "give this host's addresses, or a count; several nodes come later")
+            raise usage(
+                f"{host} is not an address of this host", at, "give this host's addresses, or a count; several nodes come later"
+            )
     if len(set(items)) != len(items):
         raise usage("an endpoint is listed twice", at, "give every process its own port")
     return tuple(item.strip() for item in items)
@@ -277,7 +289,9 @@ def _choice(*choices: str) -> Callable[[Any, str], str]:
         text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)  # YAML reads on as true
         if text not in choices:
             near = config.nearest(text, choices)
-            raise usage(f"must be {' or '.join(choices)}, got {text!r}", at, f"did you mean {near}?" if near else f"give {choices[0]}")
+            raise usage(
+                f"must be {' or '.join(choices)}, got {text!r}", at, f"did you mean {near}?" if near else f"give {choices[0]}"
+            )
         return text
 
     return check
@@ -326,13 +340,16 @@ def _env(value: Any, at: str) -> tuple[tuple[str, str], ...]:
             raise usage(f"must be NAME=VALUE, got {str(item)!r}", at, "write e.g. --env GLOG_v=1")
         variable = next((v for v in env.TABLE if v.name == name), None)
         if variable is not None and "launcher" in variable.writer and name not in ("OMP_NUM_THREADS", "GLIBC_TUNABLES"):
-            raise usage(f"{name} is set by the launcher itself", at, _INSTEAD.get(name, "leave it out; docs/env.md says what it means"))
+            raise usage(
+                f"{name} is set by the launcher itself", at, _INSTEAD.get(name, "leave it out; docs/env.md says what it means")
+            )
         pairs.append((name, text))
     return tuple(pairs)
 
 
 _INSTEAD = {
-    "CUDA_VISIBLE_DEVICES": "use --selected_gpus", "FLEET_DEVICE": "use --device", "FLEET_TUNE": "use --tune", "FLEET_CONFIG": "use -c",
+    "CUDA_VISIBLE_DEVICES": "use --selected_gpus", "FLEET_DEVICE": "use --device", "FLEET_TUNE": "use --tune",
+    "FLEET_CONFIG": "use -c",
     "FLEET_SECRET": "set it in the environment: a command line can be read by everybody", "FLEET_SERVERS": "use --servers",
 }  # fmt: skip
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {

@@ -20,7 +20,7 @@ QUEUE_BYTES = 1 << 20  # text that waits for the console; beyond it the logs are
 LONGEST_LINE_BYTES = 1 << 20
 STDOUT, STDERR = 1, 2
 
-ALARM = re.compile(
+ALARM = (
     rb"\b(?:WARNING|ERROR|CRITICAL|FATAL)\b|\b\w*(?:[Ww]arning|[Ee]rror|Exception)\b *(?::|$)|^[WEF]\d{4} \d\d:\d\d|"
     rb"^Fatal Python error|Segmentation fault|PeerLost|OutOfMemory"
 )
@@ -29,8 +29,8 @@ ALARM = re.compile(
 class Follower:
     """Reads one log file as it grows and cuts it in lines; of a line that was redrawn with ``\\r``, its last state."""
 
-    def __init__(self, role: str, index: int, fd: int) -> None:
-        self.role, self.index, self.fd = role, index, fd
+    def __init__(self, role: str, number: int, fd: int) -> None:
+        self.role, self.number, self.fd = role, number, fd
         self.offset = 0
         self.partial = b""  # the line that has no end yet
         self.state_shown = b""
@@ -77,9 +77,9 @@ class Console:
         self._folds = Folds()
         self._open_line = b""  # what stands on the terminal's current line
 
-    def follow(self, role: str, index: int, fd: int) -> None:
+    def follow(self, role: str, number: int, fd: int) -> None:
         """Begin to follow a log file."""
-        self._followers.append(Follower(role, index, fd))
+        self._followers.append(Follower(role, number, fd))
 
     def say(self, text: str) -> None:
         """Show the launcher's own words, on standard error."""
@@ -123,7 +123,7 @@ class Console:
     def _is_shown(self, follower: Follower) -> bool:
         if self.show == "all":
             return True
-        return follower.role == "trainer" and follower.index in self._ranks
+        return follower.role == "trainer" and follower.number in self._ranks
 
     def _is_alone(self, follower: Follower) -> bool:
         shown = len(self._followers) if self.show == "all" else len(self._ranks)
@@ -132,7 +132,7 @@ class Console:
     def _take(self, follower: Follower, data: bytes) -> None:
         if not self._is_shown(follower):
             for line in follower.lines(data) if data else ():
-                if ALARM.search(line):
+                if re.search(ALARM, line):
                     self._folds.add(STDERR, line, follower)
         elif not self._is_alone(follower):
             for line in follower.lines(data) if data else ():
@@ -228,7 +228,7 @@ def names(followers: list[Follower]) -> str:
     """Return ``trainer 3``, ``trainers 0-2,5`` or ``trainers 0-7, server 0``."""
     parts = []
     for role in ("trainer", "server"):
-        indices = sorted(f.index for f in followers if f.role == role)
+        indices = sorted(f.number for f in followers if f.role == role)
         if indices:
             runs: list[list[int]] = []
             for i in indices:

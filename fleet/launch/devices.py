@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 
-from fleet import env
-
 
 def visible_gpus() -> list[str]:
     """Return the GPUs that a process may use, as CUDA_VISIBLE_DEVICES names them; [] without any."""
@@ -71,12 +69,3 @@ def _read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
-
-
-def threads_each(num_processes: int) -> int:
-    """Return OMP_NUM_THREADS for one of ``num_processes``: the user's own, else cores / processes, at least 1.
-
-    ``import paddle`` takes 1 if nobody says.
-    """
-    own = env.get("OMP_NUM_THREADS")
-    return int(own) if own.isdigit() and int(own) > 0 else max(1, usable_cores() // num_processes)

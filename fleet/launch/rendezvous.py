@@ -49,7 +49,7 @@ def new_run_id() -> str:
 
 
 def open_meeting(run_id: str, num_trainers: int, endpoints: tuple[str, ...] = ()) -> Meeting:
-    """Reserve ports and make the socket directory (mode 0700).
+    """Reserve ports and choose the socket directory.
 
     Args:
         endpoints: HOST:PORT per trainer, as the user gave them; empty to choose.
@@ -64,7 +64,7 @@ def open_meeting(run_id: str, num_trainers: int, endpoints: tuple[str, ...] = ()
         held.append(reserve(host, int(port), f"endpoint of trainer {i}"))
     ports = [s.getsockname()[1] for s in held]
     chosen = endpoints or tuple(f"{LOOPBACK}:{port}" for port in ports[1:])
-    return Meeting(run_id, os.urandom(32).hex(), make_socket_dir(), f"{LOOPBACK}:{ports[0]}", chosen, tuple(held))
+    return Meeting(run_id, os.urandom(32).hex(), choose_socket_dir(), f"{LOOPBACK}:{ports[0]}", chosen, tuple(held))
 
 
 def reserve(host: str, port: int, name: str) -> socket.socket:
@@ -93,17 +93,14 @@ def is_local(host: str) -> bool:
     return True
 
 
-def make_socket_dir() -> str:
-    """Make the private directory of a run's AF_UNIX sockets, with a path short enough for them."""
-    problem = "TMPDIR is too long"
-    for base in (os.environ.get("TMPDIR", "/tmp"), "/tmp", "/dev/shm"):
-        path = os.path.join(os.path.abspath(base), "fleet-" + os.urandom(6).hex())
-        if len(os.fsencode(path)) + _LONGEST_SOCKET_NAME > _AF_UNIX_PATH_BYTES:
-            continue
-        try:
-            os.mkdir(path, 0o700)
-        except OSError as error:
-            problem = f"{base}: {error.strerror}"
-            continue
-        return path
-    raise ConfigError(f"no directory for the run's sockets ({problem})", at="TMPDIR", fix="set TMPDIR to a writable directory with a short path")
+def choose_socket_dir() -> str:
+    """Choose a name for the private directory of a run's AF_UNIX sockets, with a path short enough for them.
+
+    The agent makes it once the keeper runs, so that somebody is there to remove it.
+    """
+    for base in (os.path.abspath(os.environ.get("TMPDIR", "/tmp")), "/tmp", "/dev/shm"):
+        path = os.path.join(base, "fleet-" + os.urandom(6).hex())
+        fits = len(os.fsencode(path)) + _LONGEST_SOCKET_NAME <= _AF_UNIX_PATH_BYTES
+        if fits and os.path.isdir(base) and os.access(base, os.W_OK | os.X_OK):
+            return path
+    raise ConfigError("no directory for the run's sockets", at="TMPDIR", fix="set TMPDIR to a writable directory with a short path")

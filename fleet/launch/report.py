@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 # What a process says when *another* one has failed. Types by name, so that nothing has to be imported.
 CONSEQUENCE_TYPES = frozenset({"PeerLost", "RendezvousError", "ConnectionError", "EOFError"})
-CONSEQUENCE_TEXT = re.compile(
-    rb"connection reset by peer|closed by peer|connection refused|connection aborted|broken pipe|peer closed|"
-    rb"socket closed|connect.{0,20}timed out|store.{0,40}(closed|timeout)",
-    re.IGNORECASE,
-)
+CONSEQUENCE_TEXT = (
+    rb"(?i)connection reset by peer|closed by peer|connection refused|connection aborted|broken pipe|peer closed|"
+    rb"socket closed|connect.{0,20}timed out|store.{0,40}(closed|timeout)"
+)  # compiled by re on first use: nothing may have failed
 LAST_LINES = 12
 TAIL_BYTES = 16384
 
@@ -86,10 +85,10 @@ def failure(name: str, log_path: str, status: int, exit_ns: int, stopped: bool) 
         record = None  # a thread's exception, but a signal ended the process
     if record:
         text = record["message"].encode("utf-8", "replace")
-        consequence = bool(CONSEQUENCE_TYPES & set(record["bases"])) or bool(CONSEQUENCE_TEXT.search(text))
+        consequence = bool(CONSEQUENCE_TYPES & set(record["bases"])) or bool(re.search(CONSEQUENCE_TEXT, text))
     else:
         crashed = -status in (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
-        consequence = not crashed and bool(CONSEQUENCE_TEXT.search(tail(log_path, 4096)))
+        consequence = not crashed and bool(re.search(CONSEQUENCE_TEXT, tail(log_path, 4096)))
     return Failure(name, log_path, status, int(record["time_ns"]) if record else exit_ns, record, consequence, stopped)
 
 
@@ -122,7 +121,7 @@ def shorten(path: str) -> str:
         return path
 
 
-_DUMPED = re.compile(rb'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
+_DUMPED = rb'(?m)^  File "(.+)", line (\d+) in (.+)$'
 
 
 def source_lines(failed: Failure) -> list[str]:
@@ -130,7 +129,7 @@ def source_lines(failed: Failure) -> list[str]:
     if failed.record:
         frames = failed.record["frames"]
     else:  # faulthandler's dump, innermost first
-        frames = [[p.decode(), int(n), "", f.decode()] for p, n, f in reversed(_DUMPED.findall(tail(failed.log_path)))]
+        frames = [[p.decode(), int(n), "", f.decode()] for p, n, f in reversed(re.findall(_DUMPED, tail(failed.log_path)))]
     mine = [i for i, frame in enumerate(frames) if not is_library(frame[0])]
     if not frames:
         return []

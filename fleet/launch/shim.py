@@ -48,7 +48,9 @@ class FailureRecord:
     def __init__(self, own_pid: int) -> None:
         self.own_pid = own_pid
         index = os.environ.get("FLEET_SERVER_INDEX" if os.environ.get("FLEET_ROLE") == "server" else "FLEET_RANK", "0")
-        self.path = os.path.join(os.environ.get("FLEET_LOG_DIR", "."), f"{os.environ.get('FLEET_ROLE', 'trainer')}-{index}.failure.json")
+        self.path = os.path.join(
+            os.environ.get("FLEET_LOG_DIR", "."), f"{os.environ.get('FLEET_ROLE', 'trainer')}-{index}.failure.json"
+        )
 
     def write(self, error: BaseException, thread: str = "") -> None:
         """Write the record; a thread's failure never replaces the main one's. Forked children write none."""
@@ -98,7 +100,7 @@ def exit_status(error: BaseException) -> int:
 
 
 def install_hooks(record: FailureRecord) -> None:
-    """Record uncaught exceptions of the main thread's hook and of threads, and print them without this file's frames."""
+    """Record uncaught exceptions of threads; print those of the main thread without this file's frames."""
     import threading
 
     before = threading.excepthook
@@ -109,7 +111,8 @@ def install_hooks(record: FailureRecord) -> None:
         before(args)
 
     def of_main(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        sys.__excepthook__(kind, error, own_frames(trace))
+        error.__traceback__ = own_frames(trace)  # the default hook prints what the exception holds
+        sys.__excepthook__(kind, error, error.__traceback__)
 
     threading.excepthook = of_thread
     sys.excepthook = of_main
@@ -136,7 +139,13 @@ def load_module(name: str, folder: str | None = None) -> tuple[CodeType, dict[st
     code = spec.loader.get_code(spec.name) if spec is not None and spec.loader is not None else None  # type: ignore[attr-defined]
     if spec is None or code is None:
         raise ModuleNotFoundError(f"no module named {name!r} that can be run" + (f" in {folder}" if folder else ""), name=name)
-    held = {"__file__": spec.origin, "__cached__": spec.cached, "__loader__": spec.loader, "__package__": spec.parent, "__spec__": spec}
+    held: dict[str, object] = {
+        "__file__": spec.origin,
+        "__cached__": spec.cached,
+        "__loader__": spec.loader,
+        "__package__": spec.parent,
+    }
+    held["__spec__"] = spec
     return code, held
 
 

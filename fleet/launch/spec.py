@@ -16,14 +16,21 @@ SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
 SERVER = ("-m", "fleet.parameter_server.server")
 
 # Above these sizes glibc maps and unmaps memory for each tensor of each step; measured in docs/tuning.md.
+MALLOC_NAME = "malloc thresholds"
 MALLOC = {"glibc.malloc.mmap_threshold": str(1 << 30), "glibc.malloc.trim_threshold": str(2 << 30)}
+
+# What makes a process a trainer; a server must not inherit it from the caller's environment.
+NOT_FOR_SERVERS = (
+    "FLEET_ROLE", "FLEET_RANK", "FLEET_LOCAL_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+    "PADDLE_TRAINER_ID", "PADDLE_RANK_IN_NODE", "PADDLE_PSERVERS_IP_PORT_LIST", "PADDLE_PORT", "FLAGS_selected_gpus",
+)  # fmt: skip
 
 
 class ProcessSpec(NamedTuple):
     """One process to start."""
 
     role: str  # "trainer" or "server"
-    index: int
+    number: int  # a trainer's rank, a server's server_index
     command: tuple[str, ...]
     variables: dict[str, str]  # what fleet sets; the caller's environment comes below it
     unset: tuple[str, ...] = ()  # what of the caller's environment must not reach it
@@ -31,12 +38,12 @@ class ProcessSpec(NamedTuple):
     @property
     def name(self) -> str:
         """``trainer 2``, as messages call it."""
-        return f"{self.role} {self.index}"
+        return f"{self.role} {self.number}"
 
     @property
     def file(self) -> str:
         """``trainer-2``, as its files are called."""
-        return f"{self.role}-{self.index}"
+        return f"{self.role}-{self.number}"
 
     def environment(self) -> dict[str, str]:
         """Return the whole environment of the process."""
@@ -53,7 +60,7 @@ class Job(NamedTuple):
     servers: tuple[ProcessSpec, ...]
     trainers: tuple[ProcessSpec, ...]
     device: str
-    threads: int  # per process
+    threads: str  # OMP_NUM_THREADS of each process
     tuning: tuple[str, ...]
     not_tuned: tuple[str, ...]  # tunings that this machine cannot have
     show: str
@@ -84,54 +91,65 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
         raise usage(f"{options.at['num_servers']} says {options.num_servers}, but {len(options.servers)} endpoints are given",
                     options.at["servers"], "leave the count out")  # fmt: skip
     check_show(options, num_trainers)
-    threads = devices.threads_each(num_trainers + num_servers)
+    threads = dict(options.env).get("OMP_NUM_THREADS") or env.get("OMP_NUM_THREADS")  # the user's own is obeyed
+    threads = threads or str(max(1, devices.usable_cores() // (num_trainers + num_servers)))
     tuning, not_tuned = choose_tuning(options.tune)
     run_id = new_run_id()
-    log_dir = "" if options.dry_run else make_log_dir(options, run_id)
     meeting = open_meeting(run_id, num_trainers, options.trainers)
+    log_dir = make_log_dir(options, run_id)
     endpoints = tuple("tcp:" + e for e in options.servers) or tuple(meeting.server_socket(i) for i in range(num_servers))
+    common = common_variables(options, run_id, log_dir, meeting, num_trainers, "gpu" if gpus else "cpu", threads, tuning)
+    if endpoints:
+        common["FLEET_SERVERS"] = ",".join(endpoints)
+    elif env.get("FLEET_SERVERS"):
+        del common["FLEET_SECRET"]  # servers of the user's own, who know the user's secret
+    start = (sys.executable, *interpreter_options(), SHIM, str(os.getpid()))
+    command = (*start, ",".join(t for t in tuning if t != MALLOC_NAME), *options.target)
+    trainers = []
+    for rank in range(num_trainers):
+        own = trainer_variables(rank, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))}
+        trainers.append(ProcessSpec("trainer", rank, command, common | own, ("FLEET_SERVER_INDEX", "PADDLE_PORT")))
+    servers = []
+    for i in range(num_servers):
+        own = {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}
+        servers.append(ProcessSpec("server", i, (*start, "", *server), common | own, NOT_FOR_SERVERS))
+    device = f"gpu {','.join(gpus)}" if gpus else "cpu"
+    return Job(
+        run_id, log_dir, meeting, tuple(servers), tuple(trainers), device, threads, tuning, not_tuned, options.show, options.grace
+    )
+
+
+def common_variables(
+    options: Options,
+    run_id: str,
+    log_dir: str,
+    meeting: Meeting,
+    num_trainers: int,
+    device: str,
+    threads: str,
+    tuning: tuple[str, ...],
+) -> dict[str, str]:
+    """Return what every process of the run is told."""
     common = {
         "FLEET_RUN_ID": run_id,
         "FLEET_LOG_DIR": log_dir,
         "FLEET_SOCKET_DIR": meeting.socket_dir,
         "FLEET_CONTROL": meeting.control,
         "FLEET_SECRET": meeting.secret,
-        "FLEET_DEVICE": "gpu" if gpus else "cpu",
+        "FLEET_DEVICE": device,
         "FLEET_TUNE": "on" if options.tune else "off",
         "FLEET_WORLD_SIZE": str(num_trainers),
         "PADDLE_TRAINERS_NUM": str(num_trainers),
         "TORCHELASTIC_RUN_ID": run_id,
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
     }
-    if endpoints:
-        common["FLEET_SERVERS"] = ",".join(endpoints)
-    elif env.get("FLEET_SERVERS") and env.get("FLEET_SECRET"):
-        del common["FLEET_SECRET"]  # servers of the user's own, who know the user's secret
     if options.config:
         common["FLEET_CONFIG"] = options.config
-    if "malloc thresholds" in tuning:
-        common["GLIBC_TUNABLES"] = malloc_tunables(env.get("GLIBC_TUNABLES"))
-    common.update(options.env)
-    start = (sys.executable, *interpreter_options(), SHIM, str(os.getpid()))
-    in_process = ",".join(t for t in tuning if t != "malloc thresholds")
-    trainers = tuple(
-        ProcessSpec(
-            "trainer", i, (*start, in_process, *options.target),
-            common | trainer_variables(i, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))},
-            ("FLEET_SERVER_INDEX", "PADDLE_PORT"),
-        )
-        for i in range(num_trainers)
-    )  # fmt: skip
-    own = ("FLEET_ROLE", "FLEET_RANK", "FLEET_LOCAL_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
-           "PADDLE_TRAINER_ID", "PADDLE_RANK_IN_NODE", "PADDLE_PSERVERS_IP_PORT_LIST", "PADDLE_PORT", "FLAGS_selected_gpus")  # fmt: skip
-    servers = tuple(
-        ProcessSpec("server", i, (*start, "", *server),
-                    common | {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}, own)
-        for i in range(num_servers)
-    )  # fmt: skip
-    device = f"gpu {','.join(gpus)}" if gpus else "cpu"
-    return Job(run_id, log_dir, meeting, servers, trainers, device, threads, tuning, not_tuned, options.show, options.grace)
+    common |= dict(options.env)
+    if MALLOC_NAME in tuning:
+        common["GLIBC_TUNABLES"] = malloc_tunables(common.get("GLIBC_TUNABLES") or env.get("GLIBC_TUNABLES"))
+    return common
 
 
 def trainer_variables(rank: int, world_size: int, meeting: Meeting, gpus: tuple[str, ...]) -> dict[str, str]:
@@ -162,9 +180,10 @@ def refuse_other_launchers() -> None:
         n = env.get(size)
         if n.isdigit() and int(n) > 1:
             raise ConfigError(
-                f"this is already one of {n} processes that another launcher started ({size}={n}, {rank}={env.get(rank) or 'unset'})",
+                f"another launcher started this, as one of {n} processes ({size}={n}, {rank}={env.get(rank) or 'unset'})",
                 at="environment",
-                fix=f"start fleet.launch once and directly; or give that launcher the script itself; or unset {size} and {rank} if they are left over",
+                fix="start fleet.launch once and directly; or give that launcher the script itself; "
+                f"or unset {size} and {rank} if they are left over",
             )
 
 
@@ -175,16 +194,24 @@ def choose_gpus(options: Options) -> tuple[str, ...]:
     visible = devices.visible_gpus()
     place = options.at.get("gpus" if options.gpus else "device", "command line")
     if not visible and (options.gpus or options.device == "gpu"):
-        raise usage("this machine has no visible GPU", place, "add --device cpu, which runs one CPU trainer for each GPU that is listed")
+        raise usage(
+            "this machine has no visible GPU", place, "add --device cpu, which runs one CPU trainer for each GPU that is listed"
+        )
     missing = [g for g in options.gpus if g not in visible]
     if missing:
-        raise usage(f"there is no GPU {missing[0]} among the visible ones ({', '.join(visible)})", place, "list GPUs that are there")
+        raise usage(
+            f"there is no GPU {missing[0]} among the visible ones ({', '.join(visible)})", place, "list GPUs that are there"
+        )
     if options.gpus:
         return options.gpus
     asked = len(options.trainers) or options.num_trainers
     if asked is not None and asked > len(visible):
         if options.device == "gpu":
-            raise usage(f"{asked} trainers need {asked} GPUs, {len(visible)} are visible", place, "start fewer trainers, or use --device cpu")
+            raise usage(
+                f"{asked} trainers need {asked} GPUs, {len(visible)} are visible",
+                place,
+                "start fewer trainers, or use --device cpu",
+            )
         if visible:
             raise usage(f"{asked} trainers on {len(visible)} GPUs", "command line", "start one per GPU, or say --device cpu")
     return tuple(visible[:asked])
@@ -201,7 +228,11 @@ def count_trainers(options: Options, gpus: tuple[str, ...]) -> int:
         said[options.at["gpus"]] = len(options.gpus)
     if len(set(said.values())) > 1:
         text = " and ".join(f"{n} by {place}" for place, n in said.items())
-        raise usage(f"the number of trainers is contradictory: {text}", "command line", "one trainer runs per GPU or endpoint that is listed; leave the count out")
+        raise usage(
+            f"the number of trainers is contradictory: {text}",
+            "command line",
+            "one trainer runs per GPU or endpoint that is listed; leave the count out",
+        )
     return next(iter(said.values()), len(gpus) or 1)
 
 
@@ -210,7 +241,11 @@ def check_show(options: Options, num_trainers: int) -> None:
     if options.show[0].isdigit():
         for rank in options.show.split(","):
             if int(rank) >= num_trainers:
-                raise usage(f"there is no rank {int(rank)} among {num_trainers} trainers", options.at["show"], "list ranks from 0 to the number of trainers - 1")
+                raise usage(
+                    f"there is no rank {int(rank)} among {num_trainers} trainers",
+                    options.at["show"],
+                    "list ranks from 0 to the number of trainers - 1",
+                )
 
 
 def choose_tuning(asked: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -221,7 +256,7 @@ def choose_tuning(asked: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
         glibc = "CS_GNU_LIBC_VERSION" in os.confstr_names and bool(os.confstr("CS_GNU_LIBC_VERSION"))
     except OSError:
         glibc = False
-    can = {"malloc thresholds": glibc, "flush-to-zero": glibc and os.uname().machine == "x86_64", "switch interval": True}
+    can = {MALLOC_NAME: glibc, "flush-to-zero": glibc and os.uname().machine == "x86_64", "switch interval": True}
     return tuple(t for t, ok in can.items() if ok), tuple(t for t, ok in can.items() if not ok)
 
 
@@ -240,6 +275,8 @@ def interpreter_options() -> tuple[str, ...]:
 def make_log_dir(options: Options, run_id: str) -> str:
     """Make the run's directory: ``--log_dir`` itself if it is new or empty, else a fresh one in it."""
     asked = options.log_dir
+    if options.dry_run:
+        return os.path.abspath(asked or os.path.join("fleet_runs", run_id))
     base = os.path.abspath(asked or "fleet_runs")
     at = options.at.get("log_dir", "--log_dir (default ./fleet_runs)")
     try:
@@ -251,7 +288,11 @@ def make_log_dir(options: Options, run_id: str) -> str:
         claim(path, run_id)
         return path
     except OSError as error:
-        raise usage(f"cannot use {base} for the run's files: {error.strerror}", at, "give a directory that can be written with --log_dir DIR") from None
+        raise usage(
+            f"cannot use {base} for the run's files: {error.strerror}",
+            at,
+            "give a directory that can be written with --log_dir DIR",
+        ) from None
 
 
 def claim(path: str, run_id: str) -> bool:
@@ -265,5 +306,3 @@ def claim(path: str, run_id: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
