@@ -73,7 +73,7 @@ class BuildCore(build_ext):
             self.parallel = os.cpu_count() or 1
         try:
             super().run()
-        except Exception as error:  # noqa: BLE001  whatever a compiler can do wrong, the rest of fleet installs
+        except Exception as error:  # whatever a compiler can do wrong, the rest of fleet installs
             if REQUIRE_CORE:
                 raise
             warn(str(error) or type(error).__name__)

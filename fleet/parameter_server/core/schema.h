@@ -50,13 +50,10 @@ struct Schema {
   }
 };
 
-// What one push brings beside its gradients: the learning rate and, for Adam, the bias corrections of its step.
+// What one push brings beside its gradients. Adam's carry the bias corrections of its step.
 struct Rate {
-  float lr = 0;       // SGD, Adagrad: the rate. Adam: lr * sqrt(1 - beta2^step) / (1 - beta1^step)
-  float epsilon = 0;  // Adagrad: epsilon. Adam: epsilon * sqrt(1 - beta2^step)
+  float lr = 0;       // SGD, Adagrad: the rate. Adam: lr * sqrt(1 - beta2^t) / (1 - beta1^t)
+  float epsilon = 0;  // Adagrad: epsilon. Adam: epsilon * sqrt(1 - beta2^t)
 };
-
-// Step counts from 1. Source: Paddle's sparse Adam and Adagrad kernels, whose formulas these are.
-Rate rate_of(const Schema& schema, float lr, int64_t step) noexcept;
 
 }  // namespace fleet

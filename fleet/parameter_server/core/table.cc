@@ -1,6 +1,7 @@
 #include "table.h"
 
 #include <algorithm>
+#include <cmath>
 #include <new>
 
 #include "kernels.h"
@@ -26,7 +27,7 @@ Workspace& workspace() {
 
 }  // namespace
 
-Table::Table(const Schema& schema, uint32_t num_stripes) : schema_(schema) {
+Table::Table(const Schema& schema, uint32_t num_stripes) : schema_(schema), beta_powers_(schema.beta1, schema.beta2) {
   for (uint32_t wide = num_stripes; wide < kMaxStripes; wide *= 2) ++stripe_shift_;
   for (uint32_t i = 0; i < num_stripes; ++i) stripes_.push_back(std::make_unique<Stripe>(schema.row_bytes()));
 }
@@ -101,12 +102,19 @@ Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint6
   });
 }
 
+Rate Table::rate_of(float lr, int64_t step) noexcept {
+  if (schema_.optimizer != Optimizer::kAdam) return {lr, schema_.epsilon};
+  const BetaPowers::Powers power = beta_powers_.at(step);
+  const float root = std::sqrt(1.0f - power.beta2);
+  return {lr * (root / (1.0f - power.beta1)), schema_.epsilon * root};
+}
+
 Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step,
                    size_t* num_nonfinite) noexcept {
   const Kernels& k = kernels();
   *num_nonfinite = k.count_nonfinite(grads, n * schema_.dim);
   if (*num_nonfinite > 0) return {};
-  const Rate rate = rate_of(schema_, lr, step);
+  const Rate rate = rate_of(lr, step);
   return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
 }
 

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "beta_powers.h"
 #include "schema.h"
 #include "status.h"
 #include "stripe.h"
@@ -53,7 +54,11 @@ class Table {
   Status by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept;
   uint32_t stripe_of(uint64_t id) const { return stripe_of_hash(hash_of(id, schema_.salt)) >> stripe_shift_; }
 
+  // The formulas are those of Paddle's sparse kernels.
+  Rate rate_of(float lr, int64_t step) noexcept;
+
   const Schema schema_;
+  BetaPowers beta_powers_;
   uint32_t stripe_shift_ = 0;
   std::vector<std::unique_ptr<Stripe>> stripes_;
 };
