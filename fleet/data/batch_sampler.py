@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 
-from fleet import env
 from fleet.data.sampler import GlobalBatches
+from fleet.env import detect
 from fleet.errors import ConfigError
 
 
@@ -41,7 +41,7 @@ class DistributedBatchSampler:
         drop_last: bool = False,
     ) -> None:
         if num_replicas is None or rank is None:
-            role = env.detect()
+            role = detect()
             if role.is_server:
                 raise ConfigError("a server reads no samples", at="DistributedBatchSampler", fix="make it in the trainers only")
             num_replicas = role.world_size if num_replicas is None else num_replicas

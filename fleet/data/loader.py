@@ -89,6 +89,11 @@ class ShardedLoader:
             yield batch
         self._batches.finish()
 
+    @property
+    def batches_done(self) -> int:
+        """Global batches of this epoch that were handed out."""
+        return -(-self._batches.state()["position"] // self.global_batch_size)
+
     def state(self) -> State:
         """Return where the epoch stands, in global samples; the batch in hand counts as consumed."""
         return self._batches.state()

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet import logger
 from fleet.data.criteo.layout import check_num_buckets
 from fleet.data.criteo.parse import Block
 from fleet.data.criteo.readers import num_readers_for, parse_all
 from fleet.data.criteo.source import Paths, Task, files, tasks
 from fleet.errors import ConfigError
+from fleet.logger import warning
 
 Batch = dict[str, npt.NDArray[Any]]
 
@@ -44,7 +44,7 @@ class LineCount:
             fault = f"{bad.reason}: {bad.text}"
             self._first = self._first if self._first[0] else (place, fault)
             if self.num_bad + i < NUM_SHOWN:
-                logger.warning(f"{place}: left out, {fault}")
+                warning(f"{place}: left out, {fault}")
         self._lines_before += block.num_lines
         self.num_lines += block.num_lines
         self.num_bad += block.num_bad
@@ -78,7 +78,7 @@ def blocks(paths: Paths, num_buckets: int, num_readers: int | None, count: LineC
         raise ConfigError(what, at=found[0], fix="check the files: they hold no data")
     if count.num_bad:
         share = f"{count.num_bad} of {count.num_lines} lines"
-        logger.warning(f"left out {share}, which are not samples (max_bad_lines={count.max_bad_lines})")
+        warning(f"left out {share}, which are not samples (max_bad_lines={count.max_bad_lines})")
 
 
 def read(
