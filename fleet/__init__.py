@@ -1,3 +1,100 @@
-"""fleet: a single-machine PaddlePaddle script as a job of many processes, in ten lines."""
+"""fleet: a single-machine PaddlePaddle script as a job of many processes, in ten lines.
+
+Public names live in their home modules and are loaded on first use, so that importing fleet imports neither Paddle nor
+NumPy. Names of ``paddle.distributed.fleet`` that are not listed here come from :mod:`fleet.paddle_names`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet import data, errors, metrics, parameter_server
+    from fleet.checkpoint import Checkpointer, load, save
+    from fleet.progress import log
+    from fleet.runtime import (
+        all_gather,
+        all_reduce,
+        barrier,
+        broadcast,
+        init,
+        is_initialized,
+        is_server,
+        local_rank,
+        rank,
+        shutdown,
+        world_size,
+    )
+    from fleet.strategy import DistributedStrategy
+    from fleet.training import distributed_loader, distributed_model, distributed_optimizer, no_sync
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "Checkpointer": "checkpoint",
+    "DistributedStrategy": "strategy",
+    "all_gather": "runtime",
+    "all_reduce": "runtime",
+    "barrier": "runtime",
+    "broadcast": "runtime",
+    "distributed_loader": "training",
+    "distributed_model": "training",
+    "distributed_optimizer": "training",
+    "init": "runtime",
+    "is_initialized": "runtime",
+    "is_server": "runtime",
+    "load": "checkpoint",
+    "local_rank": "runtime",
+    "log": "progress",
+    "no_sync": "training",
+    "rank": "runtime",
+    "save": "checkpoint",
+    "shutdown": "runtime",
+    "world_size": "runtime",
+}
+
+__all__ = [
+    "Checkpointer",
+    "DistributedStrategy",
+    "all_gather",
+    "all_reduce",
+    "barrier",
+    "broadcast",
+    "data",
+    "distributed_loader",
+    "distributed_model",
+    "distributed_optimizer",
+    "errors",
+    "init",
+    "is_initialized",
+    "is_server",
+    "load",
+    "local_rank",
+    "log",
+    "metrics",
+    "no_sync",
+    "parameter_server",
+    "rank",
+    "save",
+    "shutdown",
+    "world_size",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module 'fleet' has no attribute {name!r}")
+    if name in _HOME:
+        value = getattr(import_module(f"fleet.{_HOME[name]}"), name)
+    elif find_spec(f"fleet.{name}") is not None:
+        return import_module(f"fleet.{name}")
+    else:
+        value = import_module("fleet.paddle_names").find(name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,7 +39,10 @@ class Runtime:
         self.strategy = strategy
         self.timeout_s = timeout_s
         self.share: Share | None = None  # of the batch in hand; None until somebody says how data are shared
-        self.samples_seen = 0  # global samples handed out by the distributed loader, for the progress line
+        self.samples_trained = 0  # global samples of all steps
+        self.position = (0, 0)  # batches done and batches of the epoch, of the loader in hand
+        self.logged = 0  # calls of fleet.log
+        self.epochs = (0, 1)  # epochs done and to do, as Checkpointer.epochs says
         self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
         self.forgetters: list[Callable[[], None]] = []  # run in a forked child: close inherited sockets without a word
@@ -146,7 +149,7 @@ def init(
             at=role.source,
             fix="start all trainers on one node",
         )
-    if is_collective:
+    if is_collective or getattr(role_maker, "is_collective", False):
         strategy = strategy or DistributedStrategy()
         if not strategy.is_set("batch"):
             strategy.batch = "per_trainer"

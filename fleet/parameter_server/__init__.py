@@ -1,0 +1,21 @@
+"""Parameter-server training: tables on servers, rows pulled and gradients pushed.
+
+The layer is loaded on first use: a server imports this package too, and must not import Paddle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fleet.parameter_server.embedding import Embedding
+
+__all__ = ["Embedding"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Embedding":
+        from fleet.parameter_server.embedding import Embedding
+
+        return Embedding
+    raise AttributeError(f"module 'fleet.parameter_server' has no attribute {name!r}")

@@ -152,6 +152,36 @@ def _collect(session: Session, table: Table, pulled: Pulled, gradient: Any) -> N
         session.collect(table, pulled, session.view(dense.data_ptr(), count * table.spec.dim).reshape(count, table.spec.dim))
 
 
+def find(model: Any) -> dict[str, Any]:
+    """Return the layers of a model that are or become tables, by path: its tables and its trainable nn.Embeddings.
+
+    Raises:
+        ConfigError: an embedding's weight is also used by another layer.
+    """
+    layers = [("", model), *model.named_sublayers()]
+    found = {path: layer for path, layer in layers if isinstance(layer, Embedding) or _trainable(layer)}
+    owners: dict[int, str] = {}
+    for path, layer in layers:
+        for parameter in layer._parameters.values():
+            first = owners.setdefault(id(parameter), path)
+            if first != path and (first in found or path in found):
+                raise ConfigError(
+                    f"the weight of the embedding is shared by {first!r} and {path!r}",
+                    at=path,
+                    fix="rows on servers are looked up, not multiplied: give the other layer its own weight, or train without servers",
+                )
+    return found
+
+
+def weights(layer: Any) -> list[Any]:
+    """Return the local parameters of a layer that is to become a table."""
+    return [p for p in layer._parameters.values() if p is not None]
+
+
+def _trainable(layer: Any) -> bool:
+    return type(layer) is paddle.nn.Embedding and not layer.weight.stop_gradient
+
+
 def convert(layer: Any, path: str) -> None:
     """Turn an nn.Embedding into an Embedding, in place; its present weight is uploaded when the table is open.
 

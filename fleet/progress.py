@@ -1,0 +1,178 @@
+"""What a user sees while a job trains: the start banner and one progress line, both from trainer 0.
+
+``log`` is never a collective: every trainer sends its numbers out of band, trainer 0 averages what has come and shows
+it a few times a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from fleet import __version__, env
+from fleet.errors import ConfigError
+from fleet.runtime import Runtime, current
+
+REDRAW_S = 0.2  # on a terminal
+PRINT_S = 5.0  # into a file
+BAR = 24  # characters
+MAX_OPEN_STEPS = 1000  # a trainer that never logs must not make trainer 0 remember for ever
+
+
+class Board:
+    """Trainer 0's board: the numbers of every step, until all trainers have sent theirs."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._guard = threading.Lock()  # guards all below: notes come in the control thread, the end in the main thread
+        self._open: dict[int, dict[int, dict[str, Any]]] = {}  # step -> rank -> note
+        self._latest: dict[str, Any] = {}
+        self._shown_at = 0.0
+        self._pending = False
+        self._redraw = env.get("FLEET_PROGRESS", "1" if sys.stdout.isatty() else "0") == "1"
+        self._start = (time.monotonic(), 0)
+        runtime.heard["log"] = self.take
+        runtime.closers.append(self.finish)
+
+    def take(self, rank: int, payload: bytes) -> None:
+        """Add one trainer's numbers of one step."""
+        note = json.loads(payload)
+        with self._guard:
+            if not self._open and not self._latest:
+                # The first step pays for warming up: the rate counts from it.
+                self._start = (time.monotonic(), note["samples"])
+            by_rank = self._open.setdefault(note["step"], {})
+            by_rank[rank] = note
+            if len(by_rank) == self._runtime.role.world_size:
+                self._latest = _combine(by_rank)
+                self._pending = True
+                for step in [s for s in self._open if s <= note["step"]]:
+                    del self._open[step]
+            elif len(self._open) > MAX_OPEN_STEPS:
+                del self._open[min(self._open)]
+            now = time.monotonic()
+            if self._pending and now - self._shown_at >= (REDRAW_S if self._redraw else PRINT_S):
+                self._show(now)
+
+    def finish(self) -> None:
+        """Show the last state and end the line."""
+        with self._guard:
+            if self._latest:
+                if self._pending:
+                    self._show(time.monotonic())
+                if self._redraw:
+                    print(flush=True)
+                self._latest = {}
+
+    def _show(self, now: float) -> None:
+        line = self._line(now)
+        print(f"\r{line}\x1b[K" if self._redraw else line, end="" if self._redraw else "\n", flush=True)
+        self._shown_at, self._pending = now, False
+
+    def _line(self, now: float) -> str:
+        runtime, latest = self._runtime, self._latest
+        started, samples = self._start
+        seconds = max(now - started, 1e-9)
+        parts = [f"step {latest['step']}"]
+        batch, batches = runtime.position
+        epoch, epochs = runtime.epochs
+        done = min(1.0, (epoch + batch / batches) / epochs) if batches else 0.0
+        if batches:
+            filled = round(BAR * done)
+            parts[0] += f"/{batches * epochs} [{'#' * filled}{'.' * (BAR - filled)}]"
+        parts += [f"{name} {value:.4g}" for name, value in latest["values"].items()]
+        if latest["samples"] > samples:
+            parts.append(f"{(latest['samples'] - samples) / seconds:,.0f} examples/s")
+        else:
+            parts.append(f"{latest['step'] / seconds:.1f} step/s")
+        if 0 < done < 1:
+            left = int(seconds * (1 - done) / done)
+            parts.append(f"ETA {left // 60}:{left % 60:02d}")
+        return "  ".join(parts)
+
+
+def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return means weighted by samples; a trainer with an empty part counts nothing."""
+    notes = [by_rank[r] for r in sorted(by_rank)]
+    values = {}
+    for name in notes[0]["values"]:
+        pairs = [(n["values"][name], n["weight"]) for n in notes if name in n["values"]]
+        total = sum(w for _, w in pairs)
+        values[name] = sum(v * w for v, w in pairs if w) / total if total else pairs[0][0]
+    return {"step": notes[0]["step"], "values": values, "samples": notes[0]["samples"]}
+
+
+def open_board(runtime: Runtime) -> None:
+    """Let trainer 0 listen; every trainer calls it before its first note can arrive."""
+    if runtime.role.rank == 0 and "log" not in runtime.heard:
+        Board(runtime)
+
+
+def log(**values: Any) -> None:
+    """Show numbers on trainer 0's progress line: means over trainers, weighted by samples. Never waits for anybody.
+
+    Args:
+        values: Python numbers, or Paddle tensors and NumPy arrays of one element.
+
+    Raises:
+        ConfigError: a value is not one number.
+    """
+    runtime = current("fleet.log()")
+    open_board(runtime)
+    runtime.logged += 1
+    note = {
+        "step": runtime.logged,
+        "values": {name: _number(name, value) for name, value in values.items()},
+        "weight": 1 if runtime.share is None else runtime.share.num_samples,
+        "samples": runtime.samples_trained,
+    }
+    runtime.tell("log", json.dumps(note).encode())
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, (int, float)):
+        return float(value)
+    size = int(getattr(value, "size", 0))
+    if size != 1:
+        raise ConfigError(f"{name} is not one number: {value!r}", at="fleet.log()", fix="give its mean")
+    return float(value.item())
+
+
+def banner(job: Any) -> None:
+    """Print what is in force, once, from trainer 0."""
+    runtime = job.runtime
+    if runtime.role.rank != 0:
+        return
+    strategy = job.strategy()
+    block = strategy.parameter_server
+    role = runtime.role
+    lines = [
+        f"fleet {__version__}: {role.world_size} trainer{'s' * (role.world_size > 1)}, {len(role.servers)} servers ({role.source})"
+    ]
+    inner = job.optimizer.inner
+    batch = job.loader.global_batch_size if job.loader is not None else "the script's own"
+    lines.append(f"  batch {batch} ({strategy.batch})  {type(inner).__name__} lr {inner.get_lr():g}  seed {strategy.seed}")
+    if job.reducer is not None:
+        lines.append(f"  collective: all-reduce of {job.reducer.bytes_per_step / 1e6:.1f} MB a step")
+    if block is not None:
+        lines += _about_tables(job, block)
+    else:
+        lines.append(f"  strategy: {', '.join(n for n, b in strategy.effective().items() if isinstance(b, dict)) or 'plain'}")
+    print("\n".join(lines), flush=True)
+
+
+def _about_tables(job: Any, block: dict[str, Any]) -> list[str]:
+    from fleet.parameter_server import row_optimizer
+
+    names = ", ".join(f"{n} (dim {e.dim}, {e.vocabulary or 'any'} ids)" for n, e in job.embeddings.items()) or "none"
+    optimizer, _ = row_optimizer.of(job.optimizer.inner, block["row_optimizer"])
+    lazy = " (lazy: only rows of the batch move)" if optimizer in row_optimizer.LAZY else ""
+    where = "in this process" if not job.runtime.role.servers else "on the servers"
+    only = "; only the rows are asynchronous, dense parameters meet every step" if block["consistency"] == "async" else ""
+    return [
+        f"  parameter server: {block['consistency']}, prefetch {block['prefetch']}, dense by {block['dense']}{only}",
+        f"  tables {where}: {names}; rows by {optimizer}{lazy}",
+    ]

@@ -1,0 +1,340 @@
+"""Joins the two wings to the user's model, optimizer and loader. Nobody imports this but the public face.
+
+One Job a process: it learns the model and the strategy in whatever order the script gives them, and once both are known
+changes the model in place: parameters broadcast from trainer 0, embeddings moved to servers, hooks on parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from fleet import config, env, progress
+from fleet.errors import ConfigError
+from fleet.runtime import Runtime, Share, current
+from fleet.strategy import DistributedStrategy
+
+
+class Job:
+    """Model, optimizer, loaders and wings of this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.model: Any = None
+        self.optimizer: DistributedOptimizer | None = None
+        self.reducer: Any = None  # collective.Reducer, with more than one trainer
+        self.session: Any = None  # parameter_server.Session
+        self.embeddings: dict[str, Any] = {}  # table name -> parameter_server.Embedding
+        self.loader: Any = None  # the loader that handed out the batch in hand
+        self.steps = 0
+        self._strategy: DistributedStrategy | None = None
+
+    def strategy(self, given: DistributedStrategy | None = None) -> DistributedStrategy:
+        """Return the job's strategy, complete: given by the script, filled from the launcher's file, agreed by all trainers."""
+        self.runtime.agree_strategy(given)
+        if self._strategy is None:
+            strategy = self.runtime.strategy or DistributedStrategy()
+            path = env.get("FLEET_CONFIG")
+            if path:
+                strategy.fill_from(config.load_yaml(path))
+            if self.runtime.role.servers and not strategy.is_set("parameter_server"):
+                strategy.parameter_server = True
+            self.runtime.strategy = self._strategy = strategy
+            self.runtime.timeout_s = float(strategy.timeout_s)
+            _agree(self.runtime, strategy)
+        return self._strategy
+
+    def take_model(self, model: Any) -> None:
+        """Remember the model; it is changed once the optimizer is known too."""
+        if self.model is not None and self.model is not model:
+            raise _second("model")
+        self.model = model
+        if self.optimizer is not None and self.reducer is not None:
+            from fleet.collective.reducer import broadcast_state
+
+            broadcast_state(self.runtime, model)  # its buffers; the optimizer's parameters were sent when it came
+
+    def join(self, optimizer: DistributedOptimizer) -> None:
+        """Put model, optimizer and strategy together."""
+        if self.optimizer is not None:
+            raise _second("optimizer")
+        strategy = self.strategy()
+        self.optimizer = optimizer
+        block = strategy.parameter_server
+        if block is not None:
+            self._move_embeddings(optimizer.inner, block, int(strategy.seed))
+        elif self.runtime.role.servers:
+            fix = "set parameter_server in the strategy, or start no servers"
+            raise ConfigError("servers were started, but the strategy turns parameter_server off", at="strategy", fix=fix)
+        elif self.model is not None:
+            _refuse_lone_tables(self.model)
+        self._share_dense(optimizer.inner, strategy)
+
+    def _move_embeddings(self, inner: Any, block: Mapping[str, Any], seed: int) -> None:
+        """Turn the model's embeddings into tables on the servers, trainer 0's weights in them."""
+        if self.model is None:
+            fix = "call model = fleet.distributed_model(model) before distributed_optimizer"
+            raise ConfigError("a parameter server needs to know the model", at="fleet.distributed_optimizer()", fix=fix)
+        from fleet.parameter_server import embedding, row_optimizer
+        from fleet.parameter_server.session import Session
+
+        rows = row_optimizer.of(inner, block["row_optimizer"])
+        found = embedding.find(self.model)
+        moved = {id(w) for layer in found.values() for w in embedding.weights(layer)}
+        self.session = Session(self.runtime, dict(block), incarnation=time.time_ns())
+        for path, layer in found.items():
+            if not isinstance(layer, embedding.Embedding):
+                embedding.convert(layer, path)
+            layer.join(self.session, path, rows, seed)
+            self.embeddings[layer.table_name] = layer
+        if self.runtime.role.rank == 0:
+            for layer in found.values():
+                layer.upload()
+        self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
+        for layer in found.values():
+            layer.forget_weight()
+        if inner._parameter_list is not None:
+            # In place: Paddle's optimizer holds the same list twice. The rows are the servers' to update.
+            inner._parameter_list[:] = [p for p in inner._parameter_list if id(p) not in moved]
+
+    def _share_dense(self, inner: Any, strategy: DistributedStrategy) -> None:
+        """Hook the dense parameters, so that their gradients meet in the backward pass."""
+        if self.runtime.role.world_size == 1:
+            return
+        from fleet.collective.agreement import agree_model
+        from fleet.collective.reducer import Reducer, broadcast_state
+
+        named = _named_parameters(self.model, inner)
+        agree_model(self.runtime, named)
+        broadcast_state(self.runtime, self.model if self.model is not None else [p for _, p in named])
+        self.reducer = Reducer(self.runtime, named, strategy.buckets)
+
+    def hand_out(self, loader: Any, num_samples: int, num_global: int) -> None:
+        """Note the batch that the loop gets now."""
+        self.runtime.share = Share(num_samples, num_global)
+        self.loader = loader
+
+    def before_step(self) -> None:
+        """Refuse a step whose data were never shared out; count the samples that it learns from."""
+        runtime = self.runtime
+        if runtime.share is None and runtime.role.world_size > 1 and self.strategy().batch != "per_trainer":
+            raise ConfigError(
+                f"{runtime.role.world_size} trainers take a step, and nothing says how the data are shared among them",
+                at="optimizer.step()",
+                fix='use loader = fleet.distributed_loader(loader), or say that each trainer brings its own: batch="per_trainer"',
+            )
+        self.steps += 1
+        if self.steps == 1:
+            progress.banner(self)
+        if runtime.share is not None:
+            runtime.samples_trained += runtime.share.num_global
+        if self.loader is not None:
+            runtime.position = (self.loader.batches_done, len(self.loader))
+
+
+class DistributedOptimizer:
+    """The script's own optimizer, with ``step`` and ``clear_grad`` that also serve the tables.
+
+    Everything else (``get_lr``, ``state_dict``...) is the inner optimizer's.
+    """
+
+    def __init__(self, inner: Any, job: Job) -> None:
+        self.inner, self._job = inner, job
+
+    def step(self) -> None:
+        """Take one step: push the rows' gradients, update the dense parameters.
+
+        Raises:
+            ConfigError: nobody said how the data are shared among the trainers.
+            PeerLost, TableError, RendezvousError: the job cannot go on.
+        """
+        self._job.before_step()
+        if self._job.reducer is not None:
+            self._job.reducer.before_step()
+        if self._job.session is not None:
+            self._job.session.push(float(self.inner.get_lr()))
+        if self.inner._parameter_list is None or len(self.inner._parameter_list):
+            self.inner.step()
+
+    def minimize(self, loss: Any, *_: Any, **__: Any) -> None:
+        """Take one step; the script has called ``loss.backward()``, as Paddle's dynamic graph asks."""
+        self.step()
+
+    def clear_grad(self, set_to_zero: bool = True) -> None:
+        """Drop the gradients of dense parameters and of rows."""
+        self.inner.clear_grad(set_to_zero)
+        if self._job.session is not None:
+            self._job.session.clear()
+
+    clear_gradients = clear_grad
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("inner", "_job"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+_job: Job | None = None
+
+
+def _current(call: str) -> Job:
+    global _job
+    runtime = current(call)
+    if _job is None or _job.runtime is not runtime:
+        _job = Job(runtime)
+    return _job
+
+
+def job(call: str = "fleet") -> Job:
+    """Return this process's Job."""
+    return _current(call)
+
+
+def distributed_model(model: Any, strategy: DistributedStrategy | None = None) -> Any:
+    """Return the same model; it is changed in place once the optimizer is known too.
+
+    Args:
+        model: a paddle.nn.Layer, built alike on every trainer. Trainer 0's weights are taken.
+
+    Raises:
+        ConfigError: not a Layer, or a second model.
+        StrategyConflict: a strategy that differs from the job's.
+    """
+    paddle = _paddle("fleet.distributed_model()")
+    if not isinstance(model, paddle.nn.Layer):
+        fix = "give the model itself"
+        raise ConfigError(f"not a paddle.nn.Layer: {type(model).__name__}", at="fleet.distributed_model()", fix=fix)
+    this = _current("fleet.distributed_model()")
+    this.runtime.agree_strategy(strategy)
+    this.take_model(model)
+    return model
+
+
+def distributed_optimizer(optimizer: Any, strategy: DistributedStrategy | None = None) -> DistributedOptimizer:
+    """Wrap the script's optimizer; gradients then meet in ``backward()`` and rows are pushed in ``step()``.
+
+    Raises:
+        ConfigError: not a Paddle optimizer, something it does that rows cannot follow, or models that differ among trainers.
+        StrategyConflict: a strategy that differs from the job's.
+
+    Cost: parameters once from trainer 0; then per step one all-reduce of all dense gradients, and in parameter-server
+    mode a push and a pull of the batch's unique rows.
+    """
+    paddle = _paddle("fleet.distributed_optimizer()")
+    if not isinstance(optimizer, paddle.optimizer.Optimizer):
+        fix = "give the script's own paddle.optimizer"
+        raise ConfigError(f"not a Paddle optimizer: {type(optimizer).__name__}", at="fleet.distributed_optimizer()", fix=fix)
+    this = _current("fleet.distributed_optimizer()")
+    this.strategy(strategy)
+    wrapped = DistributedOptimizer(optimizer, this)
+    this.join(wrapped)
+    return wrapped
+
+
+def distributed_loader(
+    loader: Any,
+    ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]] | None = None,
+    strategy: DistributedStrategy | None = None,
+) -> Any:
+    """Return a loader that gives each trainer its part of every global batch.
+
+    Args:
+        loader: a paddle.io.DataLoader over a map-style set, or a loader of fleet.data.
+        ids: key or index of a batch -> embedding, or a function from a batch to {embedding: ids}: announces ids early.
+
+    Raises:
+        ConfigError: a loader whose samples fleet cannot share out, or ids of something that is no table.
+    """
+    from fleet.data.loader import ShardedLoader
+
+    this = _current("fleet.distributed_loader()")
+    chosen = this.strategy(strategy)
+    role = this.runtime.role
+    announce = _announcer(this, ids) if ids is not None and this.session is not None else None
+    made: list[Any] = []
+    sharded = ShardedLoader(
+        loader,
+        rank=role.rank,
+        world_size=role.world_size,
+        seed=chosen.seed,
+        batch=chosen.batch,
+        on_batch=lambda num_samples, num_global: this.hand_out(made[0], num_samples, num_global),
+        announce=announce,
+    )
+    made.append(sharded)
+    return sharded
+
+
+def no_sync() -> AbstractContextManager[None]:
+    """Let the backward passes inside add up locally; the next one outside sends the sum.
+
+    The rows' gradients are kept until ``step()`` anyway.
+    """
+    reducer = _current("fleet.no_sync()").reducer
+    found: AbstractContextManager[None] = reducer.no_sync() if reducer is not None else nullcontext()
+    return found
+
+
+def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]]) -> Callable[[Any], None]:
+    import paddle
+
+    from fleet.parameter_server.embedding import Embedding
+
+    def announce(batch: Any) -> None:
+        found = ids(batch) if callable(ids) else {embedding: batch[key] for key, embedding in ids.items()}
+        wanted = {}
+        learns = paddle.is_grad_enabled()
+        for embedding, value in found.items():
+            if not isinstance(embedding, Embedding):
+                fix = "name an embedding of the model given to distributed_model, and call distributed_optimizer before the loader"
+                what = f"ids for a {type(embedding).__name__}, which has no table"
+                raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
+            learns = learns and embedding.training
+            wanted[embedding.table_name] = embedding.ids_of(value)
+        this.session.announce(wanted, create=learns)
+
+    return announce
+
+
+def _named_parameters(model: Any, inner: Any) -> list[tuple[str, Any]]:
+    """Return the optimizer's parameters with their names in the model, else their own."""
+    names = {id(p): name for name, p in model.named_parameters()} if model is not None else {}
+    listed = inner._parameter_list or []
+    if listed and isinstance(listed[0], dict):
+        listed = [p for group in listed for p in group["params"]]
+    return [(names.get(id(p), p.name), p) for p in listed]
+
+
+def _refuse_lone_tables(model: Any) -> None:
+    for path, layer in model.named_sublayers():
+        if type(layer).__module__ == "fleet.parameter_server.embedding":
+            fix = 'give strategy=fleet.DistributedStrategy(parameter_server={"consistency": "sync"})'
+            raise ConfigError("the model holds a table, but the strategy has no parameter_server block", at=path, fix=fix)
+
+
+def _agree(runtime: Runtime, strategy: DistributedStrategy) -> None:
+    """Check that all trainers ask for the same; every trainer raises if not."""
+    mine = strategy.effective()
+    for other, payload in enumerate(runtime.meet("agreement on the strategy", json.dumps(mine).encode())):
+        theirs = json.loads(payload)
+        for name, value in json.loads(json.dumps(mine)).items():
+            if theirs.get(name) != value:
+                what = f"trainer {other} asks for {name}={theirs.get(name)!r}, trainer {runtime.role.rank} for {value!r}"
+                raise ConfigError(what, at=f"strategy.{name}", fix="give every trainer the same strategy")
+
+
+def _paddle(call: str) -> Any:
+    try:
+        import paddle
+    except ImportError as error:
+        fix = "in fleet's source tree: pip install '.[cpu]' (or '.[gpu]'); the README says which Paddle for which machine"
+        raise ConfigError(f"PaddlePaddle is not installed ({error})", at=call, fix=fix) from None
+    return paddle
+
+
+def _second(noun: str) -> ConfigError:
+    fix = f"put both into one, or train them in two jobs; one {noun} a job is what this version does"
+    return ConfigError(f"a second {noun} was given", at=f"fleet.distributed_{noun}()", fix=fix)
