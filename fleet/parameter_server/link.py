@@ -144,7 +144,7 @@ class SocketLink:
         try:
             self._line.settimeout(2)
             wire.send_json(self._line, self._head(wire.Header(wire.BYE)), {})
-            wire.receive_header(self._line)
+            self._read_json()  # to the last byte: closing over unread bytes resets the line
         except (OSError, wire.WireError):
             pass  # the job is over either way
         self._line.close()
