@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from fleet import env
+from fleet.env import get
 from fleet.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def load() -> Any:
             fix="install a C++17 compiler and the Python headers (Debian: apt-get install g++ python3-dev), "
             "then rebuild in fleet's source tree: make build",
         ) from error
-    level = env.get("FLEET_SIMD")
+    level = get("FLEET_SIMD")
     if level:
         try:
             core.set_simd(level)

@@ -119,6 +119,7 @@ inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Wor
 
 template <size_t D>
 inline void copy_row(const float* from, size_t dim, float* to) {
+  if (D == 0 && dim == 0) return;  // a table without state: its pointers may be null
   std::memcpy(to, from, (D != 0 ? D : dim) * sizeof(float));
 }
 

@@ -1,0 +1,61 @@
+"""Without a compiler everything but the tables installs; the first use of a table says what to install and how to rebuild."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleet.errors import ConfigError
+from fleet.parameter_server import native
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_load_without_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fleet.parameter_server._core", None)  # what import makes of a module that is not there
+    with pytest.raises(ConfigError) as caught:
+        native.load()
+    assert "C++17 compiler" in caught.value.fix and "make build" in caught.value.fix
+    assert caught.value.at == "fleet.parameter_server._core"
+
+
+def test_a_simd_level_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_SIMD", "sse9")
+    with pytest.raises(ConfigError, match="sse9") as caught:
+        native.load()
+    assert caught.value.at == "FLEET_SIMD"
+
+
+def test_the_simd_level_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEET_SIMD", "portable")
+    assert native.load().core_info()["simd"] == "portable"
+
+
+def build(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    tree = tmp_path / "tree"
+    ignore = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(ROOT / "fleet", tree / "fleet", ignore=ignore)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree)
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-lib", str(tmp_path / "lib")],
+        cwd=tree, env={**os.environ, "CC": "false", "CXX": "false", **environment}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_building_without_a_compiler_warns_loudly(tmp_path: Path) -> None:
+    done = build(tmp_path, FLEET_REQUIRE_CORE="")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: fleet's parameter-server core was NOT built" in done.stderr and "make build" in done.stderr
+    assert (tmp_path / "lib/fleet/parameter_server/native.py").is_file()
+    assert not list((tmp_path / "lib").rglob("_core*.so"))
+
+
+def test_building_without_a_compiler_fails_where_the_core_is_required(tmp_path: Path) -> None:
+    done = build(tmp_path, FLEET_REQUIRE_CORE="1")
+    assert done.returncode != 0

@@ -1,0 +1,103 @@
+"""Pulls, pushes, saves and sizes from many threads: sums are exact, rows are whole, nothing waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from core_oracle import core, random_ids, table
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def run(*work: Callable[[], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(one: Callable[[], None]) -> None:
+        try:
+            one()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(one,)) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+
+
+@pytest.mark.parametrize("stripes", [1, 16])
+def test_no_push_is_lost(stripes: int) -> None:
+    rows = table(8, "sgd", initializer="constant", init_args=(0.0, 0.0), stripes=stripes)
+    ids, grads = random_ids(3000), np.full((3000, 8), -1.0, np.float32)
+
+    def push(seed: int) -> Callable[[], None]:
+        def work() -> None:
+            rng = np.random.default_rng(seed)
+            for _ in range(20):
+                assert rows.push(ids[rng.permutation(3000)], grads, 1.0, 1) == 0
+
+        return work
+
+    def pull() -> None:
+        out = np.empty((3000, 8), np.float32)
+        for _ in range(40):
+            rows.pull(ids, out, False)
+            assert (out == out[:, :1]).all()  # a row is read whole
+            assert out.min() >= 0 and out.max() <= 80 and rows.size <= 3000
+
+    run(push(1), push(2), push(3), push(4), pull, pull)
+    assert rows.size == 3000 and (rows.read(ids)[1] == 80).all()
+
+
+def test_rows_are_created_once() -> None:
+    rows, ids = table(4), random_ids(20_000)
+    created = []
+
+    def work() -> None:
+        created.append(rows.pull(ids, np.empty((20_000, 4), np.float32), True))
+
+    run(*[work] * 6)
+    assert sum(created) == rows.size == 20_000
+
+
+def test_saving_while_rows_come_and_change(tmp_path: object) -> None:
+    rows = table(4, "sgd", initializer="constant", init_args=(0.0, 0.0))
+    rows.pull(np.arange(10_000, dtype=np.uint64), np.empty((10_000, 4), np.float32), True)
+    done = threading.Event()
+
+    def push() -> None:
+        at = 10_000
+        while not done.is_set():
+            fresh = np.arange(at - 5000, at + 500, dtype=np.uint64)
+            rows.push(fresh, np.full((5500, 4), -1.0, np.float32), 1.0, 1)
+            at += 500
+
+    def save() -> None:
+        try:
+            for i in range(5):
+                path = f"{tmp_path}/{i}.safetensors"
+                saved = rows.save(path, 0, 1024)
+                again = table(4, "sgd")
+                assert again.load(path, np.ones(1024, bool), saved["checksums"]) == saved["rows"] >= 10_000
+                weights = again.read(again.keys())[1]
+                assert (weights == weights[:, :1]).all()
+        finally:
+            done.set()
+
+    run(push, save)
+
+
+def test_flush_denormals_is_of_one_thread() -> None:
+    tiny = np.full(4, 1e-40, np.float32)
+    seen = []
+
+    def flushed() -> None:
+        assert core.flush_denormals()
+        seen.append((tiny * np.float32(0.5)).max())
+
+    run(flushed)
+    assert seen == [0.0] and (tiny * np.float32(0.5)).max() > 0

@@ -1,0 +1,165 @@
+// A table against std::map, at every SIMD level, with threads; then through a file and back, damaged and whole.
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "kernels.h"
+#include "snapshot.h"
+#include "table.h"
+
+using namespace fleet;
+
+namespace {
+
+Schema schema_of(size_t dim, Optimizer optimizer) {
+  Schema schema;
+  schema.dim = dim;
+  schema.optimizer = optimizer;
+  schema.epsilon = 1e-6f;
+  schema.initial_accumulator = 0.5f;
+  schema.beta1 = 0.9f;
+  schema.beta2 = 0.999f;
+  schema.initializer = Initializer::kNormal;
+  schema.init_b = 0.1f;
+  schema.seed = 3;
+  schema.salt = 5;
+  return schema;
+}
+
+// Exact-size buffers: a read or write beyond them is seen by the address sanitizer.
+std::vector<uint64_t> random_ids(std::mt19937_64& random, size_t n, uint64_t range) {
+  std::vector<uint64_t> ids(n);
+  for (uint64_t& id : ids) id = random() % range;
+  ids.shrink_to_fit();
+  return ids;
+}
+
+void sgd_equals_a_map(size_t dim) {
+  Table table(schema_of(dim, Optimizer::kSgd), 4);
+  std::map<uint64_t, std::vector<float>> map;
+  std::mt19937_64 random(dim);
+  for (int call = 0; call < 30; ++call) {
+    const std::vector<uint64_t> ids = random_ids(random, random() % 300, 400);
+    std::vector<float> grads(ids.size() * dim);
+    for (float& g : grads) g = static_cast<float>(random() % 100);
+    std::vector<float> seen(ids.size() * dim, NAN);
+    CHECK(table.pull(ids.data(), ids.size(), seen.data(), false, std::vector<uint64_t>(1).data()).ok());
+    for (size_t i = 0; i < ids.size(); ++i) {
+      map.emplace(ids[i], std::vector<float>(&seen[i * dim], &seen[i * dim] + dim));
+      CHECK(std::equal(map[ids[i]].begin(), map[ids[i]].end(), &seen[i * dim]));
+    }
+    for (size_t i = 0; i < ids.size(); ++i) {
+      for (size_t j = 0; j < dim; ++j) map[ids[i]][j] -= 0.5f * grads[i * dim + j];
+    }
+    size_t nonfinite = 9;
+    CHECK(table.push(ids.data(), ids.size(), grads.data(), 0.5f, call + 1, &nonfinite).ok() && nonfinite == 0);
+    CHECK(table.size() == map.size());
+  }
+}
+
+void every_optimizer_at_every_level(size_t dim) {
+  for (Optimizer optimizer : {Optimizer::kSgd, Optimizer::kAdagrad, Optimizer::kRowwiseAdagrad, Optimizer::kAdam}) {
+    std::vector<float> first;
+    for (Simd level : {Simd::kPortable, Simd::kAvx2, Simd::kAvx512}) {
+      if (kernels_of(level) == nullptr) continue;
+      choose_kernels(*kernels_of(level));
+      Table table(schema_of(dim, optimizer), 16);
+      std::mt19937_64 random(1);
+      size_t nonfinite = 0;
+      for (int step = 1; step < 4; ++step) {
+        const std::vector<uint64_t> ids = random_ids(random, 257, ~uint64_t{0});
+        std::vector<float> grads(257 * dim);
+        for (float& g : grads) g = static_cast<float>(random() % 1000) * 0.01f - 5;
+        CHECK(table.push(ids.data(), 257, grads.data(), 0.1f, step, &nonfinite).ok());
+      }
+      std::vector<uint64_t> keys;
+      CHECK(table.keys(&keys).ok() && keys.size() == table.size());
+      std::vector<char> found(keys.size());
+      std::vector<float> weights(keys.size() * dim), state(keys.size() * table.schema().state_dim());
+      CHECK(table.read(keys.data(), keys.size(), reinterpret_cast<bool*>(found.data()), weights.data(), state.data()).ok());
+      weights.insert(weights.end(), state.begin(), state.end());
+      for (const float value : weights) CHECK(std::isfinite(value));
+      if (first.empty()) first = weights;
+      CHECK(first == weights);
+    }
+  }
+  choose_kernels(*kernels_of(best_simd()));
+}
+
+void nonfinite_gradients_change_nothing() {
+  Table table(schema_of(3, Optimizer::kAdam), 1);
+  const uint64_t ids[2] = {1, 2};
+  const float grads[6] = {1, 2, 3, 4, std::numeric_limits<float>::infinity(), NAN};
+  size_t nonfinite = 0;
+  CHECK(table.push(ids, 2, grads, 0.1f, 1, &nonfinite).ok() && nonfinite == 2 && table.size() == 0);
+}
+
+void threads_share_a_table() {
+  Table table(schema_of(5, Optimizer::kAdagrad), 2);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&table, t] {
+      std::mt19937_64 random(static_cast<uint64_t>(t));
+      std::vector<float> values(500 * 5, 0.25f);
+      for (int call = 0; call < 40; ++call) {
+        const std::vector<uint64_t> ids = random_ids(random, 500, 3000);
+        size_t nonfinite = 0;
+        uint64_t created = 0;
+        CHECK(table.push(ids.data(), 500, values.data(), 1e-3f, 1, &nonfinite).ok() && nonfinite == 0);
+        CHECK(table.pull(ids.data(), 500, values.data(), true, &created).ok() && created == 0);
+        std::fill(values.begin(), values.end(), 0.25f);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(table.size() <= 3000 && table.size() > 2900);
+}
+
+void files_come_back(const std::string& path) {
+  Table table(schema_of(7, Optimizer::kAdam), 16);
+  std::mt19937_64 random(9);
+  const std::vector<uint64_t> ids = random_ids(random, 3000, ~uint64_t{0});
+  const std::vector<float> grads(3000 * 7, 0.5f);
+  size_t nonfinite = 0;
+  CHECK(table.push(ids.data(), 3000, grads.data(), 0.1f, 1, &nonfinite).ok());
+  Saved saved;
+  CHECK(save_table(table, path, 0, kNumShards, &saved).ok() && saved.rows == 3000);
+  std::vector<char> keep(kNumShards, 1);
+  Table again(schema_of(7, Optimizer::kAdam), 1);
+  uint64_t rows = 0;
+  CHECK(load_table(again, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows).ok() && rows == 3000);
+  std::ifstream file(path, std::ios::binary);
+  std::string whole((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  CHECK(whole.size() == saved.bytes);
+  for (size_t i = 0; i < 300; ++i) {
+    std::string bad = whole;
+    if (i % 2 == 0) {
+      bad.resize(random() % whole.size());
+    } else {
+      bad[i < 150 ? random() % 400 : random() % whole.size()] ^= static_cast<char>(1 + random() % 255);
+    }
+    std::ofstream(path, std::ios::binary) << bad;
+    Table empty(schema_of(7, Optimizer::kAdam), 16);
+    const Status status = load_table(empty, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows);
+    CHECK(status.ok() ? empty.size() == 3000 : status.kind == Status::kDamaged && empty.size() == 0 && !status.text.empty());
+  }
+  ::unlink(path.c_str());
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  for (size_t dim : {1, 8, 16, 19}) sgd_equals_a_map(dim);
+  for (size_t dim : {1, 3, 8, 16, 17, 32, 50}) every_optimizer_at_every_level(dim);
+  nonfinite_gradients_change_nothing();
+  threads_share_a_table();
+  files_come_back(std::string(arguments[0]) + ".snapshot");
+  return 0;
+}
