@@ -22,9 +22,9 @@ _ENTRIES = 1 << 16
 _INT_WIDTH = 7  # characters of the longest integer
 _CLICK_RATE = 0.25
 # Standard deviations of the effects on the logit, chosen so that the best possible AUC is a bit above 0.80.
-_ID_EFFECT, _DENSE_EFFECT, _PAIR_EFFECT = 0.25, 0.08, 0.5
+_ID_EFFECT, _DENSE_EFFECT, _PAIR_EFFECT = 0.3, 0.1, 0.3
 _PAIR = (4, 6)  # the two slots whose pairs of ids have an effect of their own
-_SMALLEST, _LARGEST = 8, 20000  # ids of the smallest and the largest slot
+_SMALLEST, _LARGEST = 8, 10000  # ids of the smallest and the largest slot
 _BLANK_SLOTS, _BLANK_IDS = range(2, NUM_SLOTS, 4), 0.1  # which slots are blank now and then, and how often
 _BLANK_INTEGERS = 0.15  # of every second integer
 
