@@ -87,7 +87,8 @@ def _errors(predictions: Any, targets: Any, at: str) -> NDArray[np.float64]:
     p, t = _flat(predictions, np.float64), _flat(targets, np.float64)
     if len(p) != len(t):
         raise ConfigError(f"{len(p)} predictions for {len(t)} targets", at=at, fix="give one target a prediction")
-    return p - t
+    errors: NDArray[np.float64] = p - t
+    return errors
 
 
 def _flat(values: Any, dtype: Any) -> NDArray[Any]:

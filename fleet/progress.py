@@ -87,7 +87,7 @@ class Board:
         if latest["samples"] > samples:
             parts.append(f"{(latest['samples'] - samples) / seconds:,.0f} examples/s")
         else:
-            parts.append(f"{latest['step'] / seconds:.1f} step/s")
+            parts.append(f"{(latest['step'] - 1) / seconds:.1f} step/s")
         if 0 < done < 1:
             left = int(seconds * (1 - done) / done)
             parts.append(f"ETA {left // 60}:{left % 60:02d}")

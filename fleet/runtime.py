@@ -42,6 +42,8 @@ class Runtime:
         self.samples_trained = 0  # global samples of all steps
         self.position = (0, 0)  # batches done and batches of the epoch, of the loader in hand
         self.logged = 0  # calls of fleet.log
+        self.after_step: list[Callable[[], None]] = []  # run at the end of each optimizer step
+        self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.epochs = (0, 1)  # epochs done and to do, as Checkpointer.epochs says
         self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first

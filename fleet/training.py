@@ -80,6 +80,7 @@ class Job:
             raise ConfigError("a parameter server needs to know the model", at="fleet.distributed_optimizer()", fix=fix)
         from fleet.parameter_server import embedding, row_optimizer
         from fleet.parameter_server.session import Session
+        from fleet.parameter_server.weights import Weights
 
         rows = row_optimizer.of(inner, block["row_optimizer"])
         found = embedding.find(self.model)
@@ -96,6 +97,7 @@ class Job:
         self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
         for layer in found.values():
             layer.forget_weight()
+        self.runtime.tables = Weights(self.session, found)
         if inner._parameter_list is not None:
             # In place: Paddle's optimizer holds the same list twice. The rows are the servers' to update.
             inner._parameter_list[:] = [p for p in inner._parameter_list if id(p) not in moved]
@@ -158,6 +160,8 @@ class DistributedOptimizer:
             self._job.session.push(float(self.inner.get_lr()))
         if self.inner._parameter_list is None or len(self.inner._parameter_list):
             self.inner.step()
+        for follow in self._job.runtime.after_step:
+            follow()
 
     def minimize(self, loss: Any, *_: Any, **__: Any) -> None:
         """Take one step; the script has called ``loss.backward()``, as Paddle's dynamic graph asks."""

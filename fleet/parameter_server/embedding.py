@@ -66,11 +66,15 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
 
     def upload(self) -> None:
         """Send a converted embedding's present weight to the servers; trainer 0 does it for all."""
-        if self._upload is not None and self._session is not None and self._table is not None:
-            for start in range(0, len(self._upload), UPLOAD_ROWS):
-                part = self._upload[start : start + UPLOAD_ROWS]
-                keys = np.arange(start, start + len(part), dtype=np.uint64)
-                self._session.client.assign(self._table, keys, part)
+        if self._upload is not None:
+            self.assign(self._upload)
+
+    def assign(self, rows: NDArray[np.float32]) -> None:
+        """Set all rows, ``float32[vocabulary, dim]``; their row state begins anew."""
+        session, table = self._joined()
+        for start in range(0, len(rows), UPLOAD_ROWS):
+            part = rows[start : start + UPLOAD_ROWS]
+            session.client.assign(table, np.arange(start, start + len(part), dtype=np.uint64), part)
 
     def forget_weight(self) -> None:
         """Free the uploaded weight."""
@@ -168,7 +172,7 @@ def find(model: Any) -> dict[str, Any]:
                 raise ConfigError(
                     f"the weight of the embedding is shared by {first!r} and {path!r}",
                     at=path,
-                    fix="rows on servers are looked up, not multiplied: give the other layer its own weight, or train without servers",
+                    fix="rows on servers are only looked up: give the other layer its own weight, or train without servers",
                 )
     return found
 

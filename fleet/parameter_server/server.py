@@ -214,9 +214,11 @@ def run(role: env.Role) -> None:
     accepting = threading.Thread(target=server.serve, daemon=True)  # ended by close(), joined below
     accepting.start()
     server.all_ended.wait()
+    print(f"server {role.server_index}: all trainers have ended; {service.status()}", flush=True)
+    if env.get("FLEET_RUN_ID"):  # the launcher ends its servers: one that ends by itself would look like a failure
+        accepting.join()
     server.close()
     accepting.join(5)
-    print(f"server {role.server_index}: all trainers have ended; {service.status()}", flush=True)
 
 
 def main() -> int:

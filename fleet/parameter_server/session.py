@@ -104,6 +104,12 @@ class Session:
             for batch in self._announced:
                 self._ask(batch)
 
+    def restart(self, step: int) -> None:
+        """Go on at ``step`` after a snapshot was loaded; rows that were asked for before are forgotten."""
+        self.client.step = step
+        self._announced.clear()
+        self._gradients.clear()
+
     def clear(self) -> None:
         """Drop the gradients in hand, as clear_grad does with the dense ones."""
         self._gradients.clear()

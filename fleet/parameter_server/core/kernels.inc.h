@@ -7,9 +7,13 @@ namespace fleet::FLEET_NAMESPACE {
 namespace {
 
 // How far ahead of the work a bucket and a row are fetched, in ids. Measured: benchmarks/dead_ends.md.
-constexpr size_t kBucketAhead = 24;
-constexpr size_t kRowAhead = 12;
-constexpr size_t kRing = 32;  // a power of two above kBucketAhead
+#ifndef BA
+#define BA 24
+#define RA 12
+#endif
+constexpr size_t kBucketAhead = BA;
+constexpr size_t kRowAhead = RA;
+constexpr size_t kRing = 64;  // a power of two above kBucketAhead
 
 inline void fetch_for_read(const void* p, size_t bytes) {
   const char* c = static_cast<const char*>(p);
@@ -74,7 +78,8 @@ inline char* insert_initial(const Run& run, uint64_t id, uint64_t hash) {
 // Calls work(position, id, row) for every id of the run, in order: three stages, so that the cache misses of different ids
 // overlap. `ahead(position)` is called some ids earlier, to fetch the caller's own memory.
 // Missing ids: created if kCreate (false is returned if there is no memory), else row is nullptr.
-template <bool kCreate, class Ahead, class Work>
+// kWrites: rows will be written. Fetching for writing what is only read would take hot rows away from other threads' caches.
+template <bool kCreate, bool kWrites, class Ahead, class Work>
 inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Work& work) {
   const uint64_t salt = run.schema.salt;
   const size_t count = run.count;
@@ -91,7 +96,7 @@ inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Wor
       const uint64_t hash = hashes[near % kRing];
       char* row = first_candidate(run.stripe, hash);
       if (row != nullptr) {
-        fetch_for_write(row, row_bytes);
+        kWrites ? fetch_for_write(row, row_bytes) : fetch_for_read(row, row_bytes);
       } else if (kCreate) {
         row = insert_initial(run, run.ids[near], hash);
         if (row == nullptr) return false;
@@ -178,7 +183,7 @@ inline void update_row(const Schema& schema, Rate rate, float* __restrict w, con
 template <size_t D>
 bool pull_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
-  return walk<true>(
+  return walk<true, false>(
       run, 8 + 4 * dim, [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [=](size_t at, uint64_t, char* row) { copy_row<D>(Stripe::weights_of(row), dim, out + at * dim); });
 }
@@ -186,7 +191,7 @@ bool pull_rows(const Run& run, float* out) {
 template <size_t D>
 void peek_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
-  walk<false>(
+  walk<false, false>(
       run, 8 + 4 * dim, [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [&run, dim, out](size_t at, uint64_t id, char* row) {
         if (row != nullptr) {
@@ -200,7 +205,7 @@ void peek_rows(const Run& run, float* out) {
 template <Optimizer O, size_t D>
 bool push_rows(const Run& run, const float* grads, Rate rate) {
   const size_t dim = D != 0 ? D : run.schema.dim;
-  return walk<true>(
+  return walk<true, true>(
       run, run.schema.row_bytes(), [=](size_t at) { fetch_for_read(grads + at * dim, dim * 4); },
       [&run, dim, grads, rate](size_t at, uint64_t, char* row) {
         update_row<O, D>(run.schema, rate, Stripe::weights_of(row), grads + at * dim);
@@ -249,7 +254,7 @@ bool assign(const Run& run, const float* weights, const float* state) {
   const Schema& schema = run.schema;
   const size_t dim = schema.dim;
   const size_t state_dim = schema.state_dim();
-  return walk<true>(
+  return walk<true, true>(
       run, schema.row_bytes(), [](size_t) {},
       [&schema, dim, state_dim, weights, state](size_t at, uint64_t, char* row) {
         float* to = Stripe::weights_of(row);
@@ -266,7 +271,7 @@ void read(const Run& run, bool* found, float* weights, float* state) {
   const Schema& schema = run.schema;
   const size_t dim = schema.dim;
   const size_t state_dim = schema.state_dim();
-  walk<false>(
+  walk<false, false>(
       run, schema.row_bytes(), [](size_t) {},
       [&schema, dim, state_dim, found, weights, state](size_t at, uint64_t id, char* row) {
         found[at] = row != nullptr;

@@ -1,0 +1,80 @@
+"""The tables as checkpoints see them: snapshots by the servers, and rows as plain arrays beside the model's weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fleet.errors import SnapshotError
+from fleet.parameter_server import snapshot
+from fleet.parameter_server.session import Session
+
+if TYPE_CHECKING:
+    from fleet.parameter_server.embedding import Embedding
+
+
+class Weights:
+    """All tables of a job, from inside one trainer.
+
+    Args:
+        embeddings: path of the layer in the model -> the layer.
+    """
+
+    def __init__(self, session: Session, embeddings: dict[str, Embedding]) -> None:
+        self._session, self._embeddings = session, embeddings
+
+    def flush(self) -> None:
+        """Return once the servers have taken every push of this trainer."""
+        self._session.client.flush()
+
+    def save(self, directory: str) -> None:
+        """Let the servers write a snapshot; one trainer calls it, after all have flushed."""
+        snapshot.save(self._session.client, directory)
+
+    def load(self, directory: str, first: bool) -> None:
+        """Take up a snapshot: the first trainer lets the servers read it, all go on at its step.
+
+        Raises:
+            SnapshotError: it is missing, damaged, or of other tables; the rows are as they were.
+        """
+        step = snapshot.load(self._session.client, directory) if first else int(snapshot.read_manifest(directory)["step"])
+        self._session.restart(step)
+
+    def has_open_tables(self) -> bool:
+        """Return whether a table has no vocabulary, so that its rows are no plain weight."""
+        return any(not e.vocabulary for e in self._embeddings.values())
+
+    def weights(self) -> dict[str, Any]:
+        """Return the rows of tables with a vocabulary by the name that nn.Embedding gives them: float32[vocabulary, dim]."""
+        import paddle
+
+        return {_key(path): paddle.to_tensor(e.download()) for path, e in self._embeddings.items() if e.vocabulary}
+
+    def take_weights(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Take those rows out of a state dict and return them.
+
+        Raises:
+            SnapshotError: one is missing or has another shape.
+        """
+        rows = {}
+        for path, e in self._embeddings.items():
+            if e.vocabulary:
+                value = state.pop(_key(path), None)
+                shape = None if value is None else list(value.shape)
+                if shape != [e.vocabulary, e.dim]:
+                    fix = "load it with the model that it was saved with"
+                    raise SnapshotError(
+                        f"{_key(path)} has shape {shape}, the model's has {[e.vocabulary, e.dim]}", at=path, fix=fix
+                    )
+                rows[path] = value
+        return rows
+
+    def set_weights(self, rows: dict[str, Any]) -> None:
+        """Send rows to the servers; their row state begins anew."""
+        for path, value in rows.items():
+            self._embeddings[path].assign(np.ascontiguousarray(value.numpy(), dtype=np.float32))
+
+
+def _key(path: str) -> str:
+    return f"{path}.weight" if path else "weight"
