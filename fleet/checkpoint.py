@@ -5,7 +5,7 @@
         model.pdparams optimizer.pdopt     Paddle's own form
         loader.json trainer-0.rng ...      position of the loader; random generators of each trainer
         tables/             snapshot of the tables (docs/snapshot.md), in parameter-server mode
-    DIR/.tmp-...            of a save that did not end; removed by the next run
+    DIR/.tmp-... .old-...   of a save that did not end; removed by the next one
 
 All trainers call every function here. A call by some ends with an error naming the missing ranks.
 """
@@ -38,7 +38,8 @@ class Checkpointer:
     Args:
         directory: on a file system that all trainers and servers see.
         model, optimizer, loader: what fleet.distributed_* returned.
-        every_steps: save after every so many steps, beside the end of each epoch.
+        every_steps: save after every so many steps, beside the end of each epoch: when the loop comes back to the loader,
+            so that what the loop's body does after ``optimizer.step()`` is done; without a loader at the end of the step.
         keep: newest checkpoints that stay.
 
     Raises:
@@ -71,7 +72,9 @@ class Checkpointer:
         self._model, self._optimizer, self._loader = model, optimizer, loader
         self._every_steps, self._keep = every_steps, keep
         self.step, self.epoch = 0, 0
-        self._restored = False
+        self._restored, self._due = False, False
+        if loader is not None:
+            loader.after_batch = self._after_batch
         self._runtime.after_step.append(self._after_step)
 
     def epochs(self, num_epochs: int) -> Iterator[int]:
@@ -113,6 +116,7 @@ class Checkpointer:
             SnapshotError: it could not be written; the ones before are as they were. Safe to retry.
         """
         runtime, name = self._runtime, f"step-{self.step:08d}"
+        self._due = False
         target = os.path.join(self.directory, name)
         temporary = os.path.join(self.directory, f".tmp-{name}")
         if self._runtime.tables is not None:
@@ -128,11 +132,23 @@ class Checkpointer:
     def _after_step(self) -> None:
         self.step += 1
         if self._every_steps is not None and self.step % self._every_steps == 0:
+            self._due = True
+            if self._loader is None:
+                self.save()
+
+    def _after_batch(self) -> None:
+        if self._due and self._loader.batches_done < len(self._loader):  # the end of the epoch saves anyway
             self.save()
 
     def _newest(self) -> str | None:
         if not os.path.isdir(self.directory):
             return None
+        for name in [n for n in os.listdir(self.directory) if n.startswith(".old-step-")]:
+            replaced, target = os.path.join(self.directory, name), os.path.join(self.directory, name[len(".old-") :])
+            if os.path.exists(target):
+                shutil.rmtree(replaced, ignore_errors=True)
+            else:
+                os.rename(replaced, target)
         steps = [int(m[1]) for m in map(_NAME.match, os.listdir(self.directory)) if m]
         return os.path.join(self.directory, f"step-{max(steps):08d}") if steps else None
 
@@ -165,9 +181,12 @@ class Checkpointer:
         }
         _write_bytes(os.path.join(temporary, "manifest.json"), json.dumps(manifest, indent=1).encode())
         _sync_directory(temporary)
-        shutil.rmtree(target, ignore_errors=True)  # of an earlier life of this job at the same step
+        replaced = os.path.join(self.directory, f".old-{os.path.basename(target)}")
+        if os.path.isdir(target):  # saved twice at the same step; a kill between the two renames is mended by _newest
+            os.rename(target, replaced)
         os.rename(temporary, target)
         _sync_directory(self.directory)
+        shutil.rmtree(replaced, ignore_errors=True)
         old = sorted(n for n in os.listdir(self.directory) if _NAME.match(n))[: -self._keep]
         for name in old:
             shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)

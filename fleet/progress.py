@@ -33,7 +33,7 @@ class Board:
         self._shown_at = 0.0
         self._pending = False
         self._redraw = env.get("FLEET_PROGRESS", "1" if sys.stdout.isatty() else "0") == "1"
-        self._start = (time.monotonic(), 0)
+        self._start = (time.monotonic(), 0, 0, 0.0)  # the first note: when, samples, step, share of the job done
         runtime.heard["log"] = self.take
         runtime.closers.append(self.finish)
 
@@ -43,7 +43,7 @@ class Board:
         with self._guard:
             if not self._open and not self._latest:
                 # The first step pays for warming up: the rate counts from it.
-                self._start = (time.monotonic(), note["samples"])
+                self._start = (time.monotonic(), note["samples"], note["step"], self._done())
             by_rank = self._open.setdefault(note["step"], {})
             by_rank[rank] = note
             if len(by_rank) == self._runtime.role.world_size:
@@ -72,14 +72,18 @@ class Board:
         print(f"\r{line}\x1b[K" if self._redraw else line, end="" if self._redraw else "\n", flush=True)
         self._shown_at, self._pending = now, False
 
+    def _done(self) -> float:
+        """Return the share of all epochs that is done; 0 if no loader says how long they are."""
+        batch, batches = self._runtime.position
+        epoch, epochs = self._runtime.epochs
+        return min(1.0, (epoch + batch / batches) / epochs) if batches else 0.0
+
     def _line(self, now: float) -> str:
         runtime, latest = self._runtime, self._latest
-        started, samples = self._start
+        started, samples, first_step, done_before = self._start
         seconds = max(now - started, 1e-9)
         parts = [f"step {latest['step']}"]
-        batch, batches = runtime.position
-        epoch, epochs = runtime.epochs
-        done = min(1.0, (epoch + batch / batches) / epochs) if batches else 0.0
+        batches, epochs, done = runtime.position[1], runtime.epochs[1], self._done()
         if batches:
             filled = round(BAR * done)
             parts[0] += f"/{batches * epochs} [{'#' * filled}{'.' * (BAR - filled)}]"
@@ -87,9 +91,9 @@ class Board:
         if latest["samples"] > samples:
             parts.append(f"{(latest['samples'] - samples) / seconds:,.0f} examples/s")
         else:
-            parts.append(f"{(latest['step'] - 1) / seconds:.1f} step/s")
-        if 0 < done < 1:
-            left = int(seconds * (1 - done) / done)
+            parts.append(f"{(latest['step'] - first_step) / seconds:.1f} step/s")
+        if done_before < done < 1:
+            left = int(seconds * (1 - done) / (done - done_before))
             parts.append(f"ETA {left // 60}:{left % 60:02d}")
         return "  ".join(parts)
 

@@ -61,6 +61,7 @@ class ShardedLoader:
             world_size=world_size,
         )
         self._on_batch, self._announce = on_batch, announce
+        self.after_batch: Callable[[], None] | None = None  # called when the loop comes back: the batch's body has ended
         self._indices = _Indices(self._batches)
         self._fetch: Iterable[Any] = _ArrayBatches(source, self._indices) if own else _PaddleBatches(source, self._indices)
 
@@ -87,6 +88,8 @@ class ShardedLoader:
             self._batches.consume(num_global)
             self._on_batch(num_samples, num_global)
             yield batch
+            if self.after_batch is not None:
+                self.after_batch()
         self._batches.finish()
 
     @property
