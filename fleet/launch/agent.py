@@ -110,6 +110,7 @@ class Agent:
             self._end_leftovers()
             self._release()
         self.console.finish(self.signals)
+        status = self._conclude() if problem is None else 1
         self._reset_signals(before)
         if problem is not None:
             raise FleetError(
@@ -117,7 +118,7 @@ class Agent:
                 at=problem.filename or "this machine",
                 fix="start fewer processes, or free what has run out (ulimit -a, df)",
             )
-        return self._conclude()
+        return status
 
     # Signals.
 
@@ -222,7 +223,8 @@ class Agent:
             self._begin_stop("signal")
         elif failures:
             first_s = min(c.exit_ns for c in self.children if self._is_bad(c)) / 1e9
-            if any(not f.consequence for f in failures) or time.monotonic() - first_s > SETTLE_S:
+            nothing_to_come = all(c.status is not None for c in self.children) or time.monotonic() - first_s > SETTLE_S
+            if nothing_to_come or any(not f.consequence for f in failures):
                 self._begin_stop("failed")
         elif any(self._lingers(c) for c in self.children):
             self._begin_stop("failed")
@@ -284,6 +286,8 @@ class Agent:
 
     def _end_leftovers(self) -> None:
         """End what outlived its trainer: workers, background programs. Nothing of the run is left afterwards."""
+        for held in self.job.meeting.held:  # first, so that a launcher that ran out of descriptors can look at /proc
+            held.close()
         sessions = frozenset(c.pid for c in self.children)
         left = keeper.processes_of(self.job.run_id, sessions)
         if left and not self._no_grace and self._step < 2:
@@ -300,9 +304,7 @@ class Agent:
             os.close(child.pidfd)
 
     def _release(self) -> None:
-        """Give back ports and sockets, and dismiss the keeper last."""
-        for held in self.job.meeting.held:
-            held.close()
+        """Remove the sockets and dismiss the keeper last."""
         keeper.remove_tree(self.job.meeting.socket_dir)
         if self._keeper_pid > 0:
             os.kill(self._keeper_pid, signal.SIGKILL)  # our own child, not reaped yet: the number is still its own

@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fleet import config, env
+import fleet.config as config
+import fleet.env as env  # not "from fleet": that would ask fleet.__getattr__ first, and import Paddle's names
 from fleet.errors import ConfigError
 
 HELP = """\
@@ -101,7 +102,7 @@ def parse(argv: list[str]) -> Options:
         ConfigError: anything that cannot be obeyed.
     """
     given, target, file = _split(argv)
-    if "help" in given:
+    if any(field == "help" for field, _ in given.values()):
         return Options(target, help=True)
     fields: dict[str, Any] = {}
     at: dict[str, str] = {}

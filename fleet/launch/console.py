@@ -13,11 +13,12 @@ import select
 import time
 from collections import deque
 
-FOLD_S = 0.2  # how long a line waits for the same line of other processes
+FOLD_S = 0.3  # how long a line waits for the same line of other processes
 STATE_INTERVAL_S = 10.0  # how often a progress line is shown where it cannot be redrawn
 READ_BYTES = 1 << 18
 QUEUE_BYTES = 1 << 20  # text that waits for the console; beyond it the logs are not read on
 LONGEST_LINE_BYTES = 1 << 20
+STUCK_S = 1.0  # how long a console may take nothing once Ctrl-C was pressed
 STDOUT, STDERR = 1, 2
 
 ALARM = (
@@ -98,11 +99,9 @@ class Console:
         return moved or bool(self._queue)
 
     def finish(self, urgent: list[int]) -> None:
-        """Show everything that was written. A signal in ``urgent`` after its present ones gives up on a console that is stuck."""
-        before = len(urgent)
-        while self.pump() and len(urgent) == before:
-            if self._queue:
-                select.select([], [self._queue[0][0]], [], 0.1)
+        """Show everything that was written. If there is a signal in ``urgent``, a console that is stuck for STUCK_S is given up."""
+        while self.pump():
+            self.flush(urgent)
         for follower in self._followers:
             if follower.partial and not (self._is_alone(follower) and self.is_terminal):
                 self._take(follower, b"\n")
@@ -113,11 +112,17 @@ class Console:
         self.flush(urgent)
 
     def flush(self, urgent: list[int]) -> None:
-        """Write what waits."""
-        before = len(urgent)
-        while self._queue and len(urgent) == before:
+        """Write what waits; see ``finish``."""
+        queued, since = self._queued, time.monotonic()
+        while self._queue:
             self._write()
-            if self._queue:
+            if self._queued < queued:
+                queued, since = self._queued, time.monotonic()
+            elif urgent and time.monotonic() - since > STUCK_S:
+                self._closed.add(self._queue[0][0])
+                self._queue = deque(entry for entry in self._queue if entry[0] not in self._closed)
+                queued = self._queued = sum(len(data) for _, data in self._queue)
+            else:
                 select.select([], [self._queue[0][0]], [], 0.1)
 
     def _is_shown(self, follower: Follower) -> bool:

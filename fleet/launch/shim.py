@@ -123,6 +123,7 @@ def load_script(path: str) -> tuple[CodeType, dict[str, object]]:
     import io
     from importlib.machinery import SourceFileLoader
 
+    path = os.path.abspath(path)  # as Python has it in __file__ and tracebacks; sys.argv[0] stays as given
     with io.open_code(path) as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     return code, {"__file__": path, "__cached__": None, "__loader__": SourceFileLoader("__main__", path), "__package__": None}

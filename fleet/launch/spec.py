@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NamedTuple
 
-from fleet import env
+import fleet.env as env
 from fleet.errors import ConfigError
 from fleet.launch import devices
 from fleet.launch.cli import Options, usage
