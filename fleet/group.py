@@ -30,8 +30,8 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 # Lines that Paddle prints while a group is made and that say nothing: the store's and Gloo's greetings, its FLAGS table.
 _NOISE = re.compile(
-    rb"\[Gloo\] Rank \d+ is connected|^I\d{4} .*(tcp_store|tcp_utils|process_group|gloo)\S*:\d+\]|^=+( Modified FLAGS detected =+)?$"
-    rb"|^FLAGS\(name="
+    rb"\[Gloo\] Rank \d+ is connected|^I\d{4} .*(tcp_store|tcp_utils|process_group)\S*:\d+\]"
+    rb"|^=+( Modified FLAGS detected =+)?$|^FLAGS\(name="
 )
 
 

@@ -1,0 +1,402 @@
+"""Makes every trainer's ``param.grad`` the reduced gradient by the time ``backward()`` returns.
+
+Hooks sit on the parameters, not on the model: a call that bypasses ``forward``, an unused parameter or a second backward
+cannot part the trainers. One backward:
+
+    begin    gradients of earlier backwards are set aside, so that each hook sees this backward's own
+    hook     a gradient is ready: weigh it, copy it into its bucket; a full bucket goes to the sender, in the agreed order
+    end      the buckets that are not full go too, zeros where this trainer has nothing; then each gradient is written back
+
+Begin and end are those of the outermost ``core.eager.run_backward``, which the reducer wraps: Paddle's final hook is
+one-shot, and an inner backward (recompute, PyLayer) consumes it. The order of the buckets is that in which gradients became
+ready on trainer 0 in the first backward. Gradients carry the weight num_samples / num_global of the batch in hand.
+
+A backward that touches no parameter of the model (another model, an input's gradient) is nobody's business: nothing is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fleet.collective.agreement import broadcast_state as broadcast_state
+from fleet.collective.flat import DeviceFlat, Flat, HostFlat
+from fleet.collective.note import note_of, read_presence
+from fleet.collective.plan import FLOAT_BYTES, Bucket, make_buckets
+from fleet.collective.sender import Parcel, Sender
+from fleet.errors import ConfigError, FleetError
+from fleet.group import Group
+from fleet.runtime import Runtime
+
+
+class Reducer:
+    """Reduce the gradients of parameters over all trainers, under each backward pass.
+
+    Args:
+        runtime: the job.
+        named_parameters: the model's; frozen ones are left alone until they are unfrozen, tied ones count once.
+        buckets: the strategy's ``buckets`` block; None takes its defaults.
+
+    Raises:
+        ConfigError: a trainable parameter that is not float32, or a second reducer in the process.
+
+    Cost: per backward 4 bytes a float through one all-reduce a bucket, and one small meeting a bucket.
+    """
+
+    def __init__(
+        self, runtime: Runtime, named_parameters: Iterable[tuple[str, Any]], buckets: Mapping[str, float] | None = None
+    ) -> None:
+        self._runtime, self._settings = runtime, buckets
+        self._alone = runtime.role.world_size == 1
+        self._names: list[str] = []
+        self._parameters: list[Any] = []
+        self._frozen: list[tuple[str, Any]] = []
+        self._plan: list[Bucket] = []  # empty until the trainers have agreed on an order
+        self._flats: list[Flat] = []
+        self._place: dict[int, tuple[int, int, int]] = {}  # parameter -> bucket, start, stop
+        self._step, self._backward = 1, 0  # this optimizer step; backwards since the last one
+        self._synced = True  # False under no_sync
+        self._unsent = False  # gradients are this trainer's own, from backwards under no_sync
+        self._active = False  # inside the outermost backward
+        self._failure: BaseException | None = None  # what broke the reducer; raised by every later call
+        self._reset()
+        taken: set[int] = set()
+        for name, parameter in named_parameters:
+            if id(parameter) in taken:
+                continue
+            taken.add(id(parameter))
+            if parameter.stop_gradient:
+                self._frozen.append((name, parameter))
+            else:
+                self._adopt(name, parameter)
+        self._alive = not self._alone
+        if self._alive:
+            self._engine = _engine()
+            if hasattr(self._engine.run_backward, "reducer"):
+                fix = "give fleet.distributed_model one model that holds all that is trained, for example a paddle.nn.LayerList"
+                raise ConfigError("a second reducer in one process", at="fleet.distributed_model()", fix=fix)
+            self._sender = Sender(runtime, Group.open(runtime, "gradients"))
+            self._wrap_engine()
+            runtime.closers.append(self.close)
+
+    @property
+    def bytes_per_step(self) -> int:
+        """Bytes of gradients that one backward hands to all-reduce, if every parameter is used; 0 alone."""
+        return 0 if self._alone else sum(int(p.size) for p in self._parameters) * FLOAT_BYTES
+
+    def bucket_plan(self) -> list[list[str]]:
+        """Return the parameters' names, bucket by bucket as they are sent; empty before the first backward."""
+        return [[self._names[i] for i in bucket.members] for bucket in self._plan]
+
+    @contextlib.contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Let backwards inside accumulate on this trainer alone; the next one outside sends all of it.
+
+        Inside, ``param.grad`` is this trainer's part of the sum, each backward with its own batch's weight.
+        All trainers use it for the same backwards.
+        """
+        before, self._synced = self._synced, False
+        try:
+            yield
+        finally:
+            self._synced = before
+
+    def before_step(self) -> None:
+        """Check that the trainers may step: called by the optimizer's wrapper. Sends nothing if a backward came before.
+
+        Raises:
+            ConfigError: gradients that were accumulated under ``no_sync`` were never sent.
+            RendezvousError, PeerLost: this trainer did no backward while others did; or an earlier failure.
+        """
+        if self._alone or not self._parameters:
+            return
+        self._check()
+        if self._unsent:
+            raise ConfigError(
+                "step() with gradients that were never sent: every backward since the last step was under no_sync",
+                at=f"trainer {self._runtime.role.rank}, step {self._step}",
+                fix="leave the last backward before step() outside no_sync()",
+            )
+        if self._backward == 0 and self._runtime.channel is not None:
+            self._runtime.channel.meet(f"step {self._step}, optimizer.step() without a backward")
+        self._step, self._backward = self._step + 1, 0
+
+    def close(self) -> None:
+        """Stop reducing: end the sender's thread and give the engine back. Run by ``shutdown``."""
+        if self._alive:
+            self._alive = False
+            self._sender.close()
+            if getattr(self._engine.run_backward, "reducer", None) is self:
+                self._engine.run_backward = self._run_backward
+
+    # -- parameters and plan
+
+    def _adopt(self, name: str, parameter: Any) -> None:
+        dtype = str(parameter.dtype).rsplit(".", 1)[-1]
+        if dtype != "float32":
+            raise ConfigError(
+                f"parameter {name} is {dtype}; this version of fleet reduces float32 gradients only",
+                at=f"parameter {name}",
+                fix="keep it in float32: model.float(), or freeze it: stop_gradient = True",
+            )
+        index = len(self._parameters)
+        self._names.append(name)
+        self._parameters.append(parameter)
+        if not self._alone:
+            parameter._register_backward_hook(lambda: self._on_ready(index))
+
+    def _adopt_unfrozen(self) -> None:
+        thawed = [(n, p) for n, p in self._frozen if not p.stop_gradient]
+        if thawed:
+            self._frozen = [(n, p) for n, p in self._frozen if p.stop_gradient]
+            for name, parameter in thawed:
+                self._adopt(name, parameter)
+            self._plan = []  # made again, by all, at the end of this backward
+
+    def _agree_on_order(self) -> None:
+        unseen = [i for i in reversed(range(len(self._parameters))) if i not in self._ready]
+        order = [*self._ready, *unseen]
+        note = np.array([len(order), *order, *self._repeated], "<u4").tobytes()
+
+        def read(notes: list[bytes]) -> tuple[Any, bool]:
+            lists = [np.frombuffer(n, "<u4") for n in notes]
+            late = sorted({int(i) for whole in lists for i in whole[1 + int(whole[0]) :]})
+            first = [int(i) for i in lists[0][1 : 1 + int(lists[0][0])]]
+            return make_buckets(first, late, [int(p.size) for p in self._parameters], self._settings), False
+
+        self._sender.post(Parcel(self._where(f"order of {len(order)} gradients"), note, read))
+        self._plan = self._sender.answer()
+        kind = HostFlat if self._parameters[0].place.is_cpu_place() else DeviceFlat
+        self._flats = [kind(bucket.starts[-1]) for bucket in self._plan]
+        for b, bucket in enumerate(self._plan):
+            for k, index in enumerate(bucket.members):
+                self._place[index] = (b, bucket.starts[k], bucket.starts[k + 1])
+
+    # -- one backward
+
+    def _wrap_engine(self) -> None:
+        self._run_backward = self._engine.run_backward
+        mine = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _forget(mine()))
+
+        def run_backward(*args: Any, **kwargs: Any) -> Any:
+            if self._active or not self._alive:
+                return self._run_backward(*args, **kwargs)
+            self._begin()
+            try:
+                self._run_backward(*args, **kwargs)
+            except BaseException:
+                self._abort()
+                raise
+            finally:
+                self._active = False
+            self._end()
+
+        run_backward.reducer = self  # type: ignore[attr-defined]
+        self._engine.run_backward = run_backward
+
+    def _reset(self) -> None:
+        self._ready: dict[int, None] = {}  # parameters that have a gradient in this backward, in order
+        self._repeated: set[int] = set()  # those whose hook fired more than once
+        self._memory: dict[int, int] = {}  # address of a gradient -> parameter
+        self._aside: dict[int, Any] = {}  # parameter -> its gradient of earlier backwards
+        self._missing = [len(bucket.members) for bucket in self._plan]
+        self._posted = 0
+
+    def _begin(self) -> None:
+        self._check()
+        self._adopt_unfrozen()
+        self._reset()
+        self._share = share = self._runtime.share
+        self._weight = 1 / self._runtime.role.world_size if share is None else share.num_samples / max(share.num_global, 1)
+        for index, parameter in enumerate(self._parameters):
+            gradient = parameter.grad
+            if gradient is not None:
+                self._aside[index] = _moved(gradient)
+                parameter.clear_gradient(False)
+        self._active = True
+
+    def _on_ready(self, index: int) -> None:
+        """Take one gradient: called by the engine. Nothing may be raised through it; ``_end`` raises."""
+        if not self._alive or self._failure is not None:
+            return
+        try:
+            self._take_ready(index)
+        except BaseException as error:  # noqa: BLE001 - raised by _end, or by the next call
+            self._failure = error
+
+    def _take_ready(self, index: int) -> None:
+        name = self._names[index]
+        if not self._active:
+            what = f"a backward pass that fleet does not see gave {name} a gradient"
+            raise ConfigError(what, at=f"parameter {name}", fix="call loss.backward() or paddle.autograd.backward()")
+        gradient = self._parameters[index].grad
+        if gradient.is_selected_rows():
+            what = f"the gradient of {name} is sparse (SelectedRows), which this version of fleet does not reduce"
+            raise ConfigError(what, at=f"parameter {name}", fix="make the layer with sparse=False, or move it to a server")
+        address = gradient.data_ptr()
+        other = self._memory.setdefault(address, index)
+        self._memory[address] = index
+        if other != index and gradient.size > 0 and self._parameters[other].grad.data_ptr() == address:
+            what = f"{name} and {self._names[other]} were given one and the same tensor as gradient"
+            raise ConfigError(what, at=f"parameter {name}", fix="return gradient.clone() from the PyLayer that made it")
+        if index in self._ready:
+            self._repeated.add(index)
+        if self._synced and self._plan:
+            self._put(index, gradient)
+            self._ready.setdefault(index)
+            while self._posted < len(self._plan) and self._is_full(self._posted):
+                self._post(self._posted)
+        self._ready.setdefault(index)
+
+    def _put(self, index: int, gradient: Any | None) -> None:
+        bucket, start, stop = self._place[index]
+        if bucket < self._posted:
+            raise ConfigError(
+                f"the gradient of {self._names[index]} came in a second part after the first had been sent",
+                at=f"parameter {self._names[index]}",
+                fix="let the first backward of the job use the layer as all later ones do (recompute in two segments)",
+            )
+        self._flats[bucket].put(start, stop, gradient, 0.0 if gradient is None else self._weight)
+        if self._unsent and index in self._aside:
+            self._flats[bucket].add(start, stop, self._aside[index])
+        if index not in self._ready:
+            self._missing[bucket] -= 1
+
+    def _is_full(self, bucket: int) -> bool:
+        return self._missing[bucket] == 0 and not self._plan[bucket].waits_for_end
+
+    def _post(self, bucket: int) -> None:
+        members = self._plan[bucket].members
+        mine = 0
+        for k, index in enumerate(members):
+            if (index in self._ready and self._weight != 0.0) or (self._unsent and index in self._aside):
+                mine |= 1 << k
+        where = self._where(f"bucket {bucket} ({self._names[members[0]]})")
+
+        def read(notes: list[bytes]) -> tuple[Any, bool]:
+            present = read_presence(notes, where)
+            return present, present != 0
+
+        note = note_of(self._share, mine).pack(len(members))
+        self._sender.post(Parcel(where, note, read, self._flats[bucket].tensor))
+        self._posted = bucket + 1
+
+    def _end(self) -> None:
+        try:
+            self._check()
+            if not self._ready:
+                self._restore()
+                return
+            if self._synced:
+                self._send_rest()
+                self._write_back()
+            else:
+                self._keep_own()
+            self._unsent = not self._synced
+            self._backward += 1
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            self._aside.clear()
+
+    def _send_rest(self) -> None:
+        if not self._plan:
+            self._agree_on_order()
+            self._missing = [len(bucket.members) for bucket in self._plan]
+            for index in self._ready:
+                self._put(index, self._parameters[index].grad)
+        for b in range(self._posted, len(self._plan)):
+            for index in self._plan[b].members:
+                if index not in self._ready:
+                    self._put(index, None)
+            self._post(b)
+
+    def _write_back(self) -> None:
+        for b, bucket in enumerate(self._plan):
+            present: int = self._sender.answer()
+            for k, index in enumerate(bucket.members):
+                parameter, kept = self._parameters[index], self._aside.get(index)
+                if present >> k & 1:
+                    self._refuse_frozen_here(index)
+                    take = self._flats[b].take
+                    take(bucket.starts[k], bucket.starts[k + 1], parameter, None if self._unsent else kept)
+                    continue
+                if parameter.grad is not None:  # of an empty part: no trainer with samples has one
+                    parameter.clear_gradient(False)
+                if kept is not None:
+                    parameter.grad = kept
+
+    def _refuse_frozen_here(self, index: int) -> None:
+        if self._parameters[index].stop_gradient:
+            name = self._names[index]
+            what = f"{name} is frozen on this trainer and has a gradient on another"
+            raise ConfigError(what, at=f"trainer {self._runtime.role.rank}, {name}", fix="freeze it on all trainers or on none")
+
+    def _keep_own(self) -> None:
+        """Under no_sync: weigh this backward's gradients and add what was there; reduced ones count one part on each trainer."""
+        scale = 1.0 if self._unsent else 1 / self._runtime.role.world_size
+        for index, parameter in enumerate(self._parameters):
+            kept = self._aside.get(index)
+            if index in self._ready:
+                own = parameter.grad.detach()
+                own = own * self._weight if self._weight != 0.0 else own.clone().zero_()  # NaN * 0 is NaN
+                parameter.clear_gradient(False)
+                parameter.grad = own if kept is None else own + kept * scale
+            elif kept is not None:
+                parameter.grad = kept * scale
+
+    def _abort(self) -> None:
+        """After an error in backward itself: nothing was sent, or the trainers are apart."""
+        if self._posted and self._failure is None:
+            what = "an earlier backward failed after some of its gradients had been sent"
+            at = f"trainer {self._runtime.role.rank}, step {self._step}"
+            self._failure = ConfigError(what, at=at, fix="see that error; start the job again from its last checkpoint")
+        self._restore()
+
+    def _restore(self) -> None:
+        for index, kept in self._aside.items():
+            self._parameters[index].clear_gradient(False)
+            self._parameters[index].grad = kept
+        self._aside.clear()
+
+    def _where(self, what: str) -> str:
+        return f"step {self._step}, backward {self._backward + 1}, {what}"
+
+    def _check(self) -> None:
+        failure = self._failure
+        if failure is None:
+            return
+        if isinstance(failure, FleetError):
+            raise failure
+        what = f"an earlier backward was broken off by {failure!r}"
+        raise ConfigError(what, at=f"trainer {self._runtime.role.rank}", fix="see that error; start the job again") from failure
+
+
+def _engine() -> Any:
+    import paddle
+
+    return paddle.base.core.eager
+
+
+def _moved(gradient: Any) -> Any:
+    """Return a tensor that holds the gradient's memory, so that the parameter can let go of it without a copy."""
+    import paddle
+
+    if gradient.is_selected_rows() or not gradient.is_contiguous():
+        return gradient.clone()
+    kept = paddle.empty([0], dtype="float32")
+    kept.get_tensor()._share_data_with(gradient.get_tensor())
+    return kept
+
+
+def _forget(reducer: Reducer | None) -> None:
+    """In a forked child there is no sender: its backwards, if any, are its own."""
+    if reducer is not None:
+        reducer._alive = False

@@ -1,0 +1,79 @@
+"""The thread that sends buckets, in the agreed order, while backward goes on.
+
+Gloo blocks inside a call, also with ``sync_op=False``; hence a thread, with a process group of its own. Between buckets it
+sleeps in a queue, during a bucket in a socket or in Gloo: never on the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fleet.errors import PeerLost
+from fleet.group import Group
+from fleet.runtime import Runtime
+
+
+class Parcel(NamedTuple):
+    """One meeting, and the tensor that is added up after it if anybody has something to add."""
+
+    where: str
+    note: bytes  # what this trainer says at the meeting
+    read: Callable[[list[bytes]], tuple[Any, bool]]  # in the sender's thread: notes by rank -> answer, whether to add up
+    tensor: Any | None = None
+
+
+class Sender:
+    """Sends parcels in the order in which they are posted. ``close`` joins its thread."""
+
+    def __init__(self, runtime: Runtime, group: Group) -> None:
+        self._runtime, self._group = runtime, group
+        self._posted: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._send_all, name="fleet-reducer", daemon=True)
+        self._thread.start()
+
+    def post(self, parcel: Parcel) -> None:
+        """Queue a parcel; never waits."""
+        self._posted.put(parcel)
+
+    def answer(self) -> Any:
+        """Wait for the next parcel's answer, in order.
+
+        Raises:
+            FleetError: what stopped the sender. Nothing can be sent any more.
+        """
+        answer = self._answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the thread. One that is stuck in a meeting is woken by the closing of the channel right after."""
+        self._posted.put(None)
+        self._thread.join(0.2)
+
+    def _send_all(self) -> None:
+        failure: BaseException | None = None
+        while True:
+            parcel = self._posted.get()
+            if parcel is None:
+                return
+            if failure is None:
+                try:
+                    self._answers.put(self._send(parcel))
+                    continue
+                except BaseException as error:  # noqa: BLE001 - raised in the main thread, which waits for an answer
+                    failure = error
+            self._answers.put(failure)
+
+    def _send(self, parcel: Parcel) -> Any:
+        channel = self._runtime.channel
+        if channel is None:
+            raise PeerLost("the control channel is closed", at=parcel.where, fix="train between fleet.init() and shutdown()")
+        answer, wanted = parcel.read(channel.meet(parcel.where, parcel.note, self._runtime.timeout_s))
+        if wanted:
+            self._group.all_reduce_sum_(parcel.tensor, parcel.where)
+        return answer
