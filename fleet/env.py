@@ -128,9 +128,7 @@ def detect(environ: Mapping[str, str] | None = None) -> Role:
     """
     env = os.environ if environ is None else environ
     servers = server_endpoints(env)
-    if get("FLEET_ROLE", environ=env) == "server" or (
-        not get("FLEET_ROLE", environ=env) and get("TRAINING_ROLE", environ=env).upper() == "PSERVER"
-    ):
+    if _is_server(env):
         return Role("server", -1, _number(env, "FLEET_WORLD_SIZE", _number(env, "PADDLE_TRAINERS_NUM", 1)),
                     -1, 0, _server_index(env, servers), servers, "environment")  # fmt: skip
     said = [_family(env, *family) for family in _FAMILIES]
@@ -169,7 +167,26 @@ def _family(env: Mapping[str, str], source: str, rank: str, world: str, local: s
             at="environment",
             fix=f"give every process a {rank} from 0 to {world} - 1, or unset both to run alone",
         )
-    return Role("trainer", r, n, _number(env, local, r), _number(env, size, n), -1, (), source)
+    on_node, of_node = _number(env, local, r), _number(env, size, n)
+    if get(local, environ=env) and not 0 <= on_node < of_node <= n:
+        raise ConfigError(
+            f"{local}={on_node} and {size}={of_node} do not fit to {world}={n}",
+            at="environment",
+            fix=f"give every process of a node a {local} from 0 to {size} - 1, or unset both",
+        )
+    return Role("trainer", r, n, on_node, of_node, -1, (), source)
+
+
+def _is_server(env: Mapping[str, str]) -> bool:
+    for name, roles in (("FLEET_ROLE", ("trainer", "server")), ("TRAINING_ROLE", ("TRAINER", "PSERVER"))):
+        text = get(name, environ=env)
+        said = text.upper() if name == "TRAINING_ROLE" else text
+        if said and said not in roles:
+            fix = f"set {name} to {roles[0]} or {roles[1]}, or unset it"
+            raise ConfigError(f"{name}={text!r} is no role that fleet knows", at="environment", fix=fix)
+        if said:
+            return said == roles[1]
+    return False
 
 
 def _number(env: Mapping[str, str], name: str, default: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fleet import config
@@ -75,13 +76,14 @@ class DistributedStrategy:
         values = self.effective()
         if name not in values:
             raise AttributeError(str(_unknown(name, f"DistributedStrategy.{name}")))
-        return values[name]
+        value = values[name]
+        return MappingProxyType(value) if isinstance(value, dict) else value  # a write into it would pass unchecked
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DistributedStrategy) and self.effective() == other.effective()
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(tuple(tuple(v.items()) if isinstance(v, dict) else v for v in self.effective().values()))
 
     def __repr__(self) -> str:
         return "DistributedStrategy(" + ", ".join(f"{k}={v!r}" for k, v in self._set.items()) + ")"
@@ -93,7 +95,7 @@ class DistributedStrategy:
     def effective(self) -> dict[str, Any]:
         """Return every field and block that is in force, defaults filled in; a block that is off is None."""
         values: dict[str, Any] = {f.name: self._set.get(f.name, f.default) for f in PLAIN}
-        values.update({name: self._set.get(name) for name in blocks()})
+        values.update({name: None if self._set.get(name) is None else dict(self._set[name]) for name in blocks()})
         return values
 
     def fill_from(self, document: config.Document) -> None:
@@ -172,7 +174,8 @@ def _unknown(name: str, at: str) -> ConfigError:
 def _set_a_sync(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"a_sync must be True or False, got {value!r}", at=at("a_sync"), fix="True is async, False is sync")
-    strategy._assign("parameter_server", {"consistency": "async" if value else "sync"}, at)
+    kept = strategy.effective()["parameter_server"] or {}
+    strategy._assign("parameter_server", {**kept, "consistency": "async" if value else "sync"}, at)
 
 
 def _set_a_sync_configs(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:

@@ -42,8 +42,16 @@ def test_each_name(paddles: list[str]) -> None:
 
 
 def test_the_calls_of_the_documentation_are_ours() -> None:
-    ours = "init worker_index worker_num is_first_worker is_worker is_server barrier_worker init_worker init_server run_server stop_worker"
-    for name in (*ours.split(), "server_num", "server_index", "server_endpoints", "worker_endpoints", "PaddleCloudRoleMaker"):
+    ours = "init worker_index worker_num is_first_worker is_worker is_server barrier_worker init_worker init_server run_server"
+    for name in (
+        *ours.split(),
+        "stop_worker",
+        "server_num",
+        "server_index",
+        "server_endpoints",
+        "worker_endpoints",
+        "PaddleCloudRoleMaker",
+    ):
         assert callable(getattr(fleet, name))
 
 
