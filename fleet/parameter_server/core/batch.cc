@@ -17,41 +17,48 @@ size_t slots_for(size_t n) {
   return slots;
 }
 
-// Returns the number of `id`, giving it the next one if it is new.
-inline uint32_t number_of(uint64_t id, uint64_t hash, std::vector<uint32_t>& slots, std::vector<uint64_t>& firsts) {
+// Goes on from a slot that holds another id, to the slot of `id` or an empty one.
+size_t probe(const std::vector<uint32_t>& slots, const uint64_t* ids, uint64_t id, size_t at) {
   const size_t mask = slots.size() - 1;
-  for (size_t at = hash & mask;; at = (at + 1) & mask) {
-    const uint32_t seen = slots[at];
-    if (seen == 0) {
-      firsts.push_back(id);
-      slots[at] = static_cast<uint32_t>(firsts.size());
-      return slots[at] - 1;
-    }
-    if (firsts[seen - 1] == id) return seen - 1;
-  }
+  do {
+    at = (at + 1) & mask;
+  } while (slots[at] != 0 && ids[slots[at]] != id);
+  return at;
 }
 
 }  // namespace
 
-void Unique::number_ids(const uint64_t* ids, size_t n, const uint16_t* server_of_shard, uint32_t* inverse) {
-  slots_.assign(slots_for(n), 0);
-  firsts_.clear();
-  firsts_.reserve(n);
-  groups_.clear();
-  groups_.reserve(n);
+void Numbers::begin(size_t most) {
+  slots_.assign(slots_for(most), 0);
+  if (ids_.size() < most + 2) ids_.resize(most + 2);
+  count_ = 0;
+}
+
+void Numbers::add(const uint64_t* ids, size_t n, uint32_t* numbers) noexcept {
   const size_t mask = slots_.size() - 1;
-  uint64_t hashes[kAhead];
+  uint64_t* known = ids_.data();
+  size_t hashes[kAhead] = {};
   for (size_t i = 0; i < n + kAhead; ++i) {
-    const uint64_t ready = hashes[i % kAhead];
+    const size_t at_hash = hashes[i % kAhead];
     if (i < n) {
-      const uint64_t hash = hash_of(ids[i], salt_);
-      hashes[i % kAhead] = hash;
-      __builtin_prefetch(&slots_[hash & mask], 1, 3);
+      hashes[i % kAhead] = hash_of(ids[i], salt_) & mask;
+      __builtin_prefetch(&slots_[hashes[i % kAhead]], 1, 3);
     }
     if (i < kAhead) continue;
-    const uint32_t number = number_of(ids[i - kAhead], ready, slots_, firsts_);
-    inverse[i - kAhead] = number;
-    if (number == groups_.size()) groups_.push_back(server_of_shard[shard_of_hash(ready)] * kMaxStripes + stripe_of_hash(ready));
+    const uint64_t id = ids[i - kAhead];
+    size_t at = at_hash;
+    uint32_t seen = slots_[at];
+    if ((seen != 0) & (known[seen] != id)) {  // one branch that is rarely taken, not two
+      at = probe(slots_, known, id, at);
+      seen = slots_[at];
+    }
+    // Whether an id is new is a coin toss: no branch, both outcomes are written.
+    const bool is_new = seen == 0;
+    known[count_ + 1] = id;
+    const uint32_t number = is_new ? static_cast<uint32_t>(count_ + 1) : seen;
+    slots_[at] = number;
+    count_ += is_new;
+    numbers[i - kAhead] = number - 1;
   }
 }
 
@@ -63,10 +70,18 @@ Status Unique::run(const uint64_t* ids, size_t n, const uint16_t* server_of_shar
                              ", but there are " + std::to_string(num_servers) + " servers");
     }
   }
-  number_ids(ids, n, server_of_shard, inverse);
-  const size_t m = firsts_.size();
+  numbers_.begin(n);
+  numbers_.add(ids, n, inverse);
+  const size_t m = numbers_.count();
+  const uint64_t* firsts = numbers_.ids();
   begins_.assign(size_t{num_servers} * kMaxStripes, 0);
-  for (const uint32_t group : groups_) ++begins_[group];
+  groups_.resize(m);
+  for (size_t number = 0; number < m; ++number) {
+    const uint64_t hash = hash_of(firsts[number], salt_);
+    const uint32_t group = server_of_shard[shard_of_hash(hash)] * kMaxStripes + stripe_of_hash(hash);
+    groups_[number] = group;
+    ++begins_[group];
+  }
   counts_.assign(num_servers, 0);
   uint32_t sum = 0;
   for (size_t group = 0; group < begins_.size(); ++group) {
@@ -80,7 +95,7 @@ Status Unique::run(const uint64_t* ids, size_t n, const uint16_t* server_of_shar
   for (size_t number = 0; number < m; ++number) {
     const uint32_t place = begins_[groups_[number]]++;
     places_[number] = place;
-    keys_[place] = firsts_[number];
+    keys_[place] = firsts[number];
   }
   for (size_t i = 0; i < n; ++i) inverse[i] = places_[inverse[i]];
   return {};
@@ -92,14 +107,15 @@ Status number_pushes(const std::vector<Push>& pushes, std::vector<uint64_t>* key
   size_t total = 0;
   for (const Push& push : pushes) total += push.count;
   if (total >= size_t{1} << 31) return Status::invalid("pushes hold 2^31 keys or more");
-  std::vector<uint32_t> slots(slots_for(total), 0);
-  keys->clear();
-  keys->reserve(total);
-  places->clear();
-  places->reserve(total);
+  Numbers numbers(0);
+  numbers.begin(total);
+  places->resize(total);
+  uint32_t* mine = places->data();
   for (const Push& push : pushes) {
-    for (size_t i = 0; i < push.count; ++i) places->push_back(number_of(push.keys[i], hash_of(push.keys[i], 0), slots, *keys));
+    numbers.add(push.keys, push.count, mine);
+    mine += push.count;
   }
+  keys->assign(numbers.ids(), numbers.ids() + numbers.count());
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_memory("the system has no memory to merge pushes");

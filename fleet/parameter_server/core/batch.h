@@ -11,11 +11,31 @@
 
 namespace fleet {
 
+// Numbers distinct ids 0, 1, 2... in order of first appearance. Memory is kept between batches.
+class Numbers {
+ public:
+  explicit Numbers(uint64_t salt) : salt_(salt) {}
+
+  // Forgets all ids; up to `most` ids, repeats counted, may be added. May throw std::bad_alloc: callers catch it.
+  void begin(size_t most);
+  // Writes the number of each id.
+  void add(const uint64_t* ids, size_t n, uint32_t* numbers) noexcept;
+
+  size_t count() const { return count_; }
+  const uint64_t* ids() const { return ids_.data() + 1; }  // by number
+
+ private:
+  const uint64_t salt_;
+  std::vector<uint32_t> slots_;  // open addressing: number + 1, or 0
+  std::vector<uint64_t> ids_;    // [0] is never looked at; then the ids by number; then room for one
+  size_t count_ = 0;
+};
+
 // Removes repeats from a batch of ids and groups what remains by server, within a server by stripe (as Table wants them),
 // within a stripe by first appearance. Memory is kept between calls. Not thread-safe: one per thread.
 class Unique {
  public:
-  explicit Unique(uint64_t salt) : salt_(salt) {}
+  explicit Unique(uint64_t salt) : salt_(salt), numbers_(salt) {}
 
   // ids[n] -> keys() and inverse[n]: ids[i] == keys()[inverse[i]]. server_of_shard[kNumShards] values are < num_servers; if not,
   // kInvalid. n < 2^31.
@@ -25,12 +45,8 @@ class Unique {
   const std::vector<int64_t>& counts() const { return counts_; }  // keys of each server
 
  private:
-  // Gives every distinct id a number in order of appearance: firsts_[number], inverse[i] = number.
-  void number_ids(const uint64_t* ids, size_t n, const uint16_t* server_of_shard, uint32_t* inverse);
-
   const uint64_t salt_;
-  std::vector<uint32_t> slots_;    // open addressing: number + 1, or 0
-  std::vector<uint64_t> firsts_;   // distinct ids by number
+  Numbers numbers_;
   std::vector<uint32_t> groups_;   // server * kMaxStripes + stripe, by number
   std::vector<uint32_t> places_;   // number -> place in keys_
   std::vector<uint32_t> begins_;   // first place of each group

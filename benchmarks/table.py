@@ -1,0 +1,228 @@
+"""How many rows a second does one table serve? In process, beside the hash map that one would write oneself.
+
+    python benchmarks/table.py [--rows 6000000] [--repeats 7] [--calls 60] [--only in_process] [--record]
+
+The rival is ``boost::unordered_flat_map`` and a dense array of rows (table_rival.cc), compiled here with ``g++ -O3`` and run in
+turns with ours, on the same ids and the same gradients. The answer is checked first: after the same pushes both hold the same
+weights. One thread, 16 floats a row, 16,384 random existing ids a call. Exit status 69: a compiler or boost is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from fleet.parameter_server import native  # noqa: E402
+
+DIM, IDS, SALT = 16, 16384, 20240607
+U64 = NDArray[np.uint64]
+
+
+class Figure(NamedTuple):
+    """One line of the results. Values are medians over the repeats; spreads are (lowest, highest)."""
+
+    name: str
+    value: float
+    spread: tuple[float, float]
+    unit: str = "M rows/s"
+    rival: str = ""
+    rival_value: float | None = None
+    rival_spread: tuple[float, float] | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.rival_value is None else self.value / self.rival_value
+
+
+def splitmix64(x: U64) -> U64:
+    """Scramble a counter, as table_rival.cc does."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class Rival:
+    """table_rival.cc as a process that answers one line per command."""
+
+    def __init__(self, directory: Path) -> None:
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            leave(f"there is no compiler {compiler}: install g++ (Debian: apt-get install g++) or set CXX")
+        program = directory / "table_rival"
+        built = subprocess.run(
+            [compiler, "-O3", "-std=c++17", str(ROOT / "benchmarks" / "table_rival.cc"), "-o", str(program)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if built.returncode != 0:
+            no_boost = "boost/" in built.stderr
+            leave("install boost 1.81 or newer (Debian: apt-get install libboost1.81-dev)" if no_boost else built.stderr)
+        self.process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, command: str, count: int) -> str:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{command} {count}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the rival ended during {command!r} with status {self.process.wait()}")
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Ours:
+    """A core.Table with the same rows as the rival's, driven with the same ids."""
+
+    def __init__(self, rows: int, optimizer: str) -> None:
+        core = native.load()
+        self.table = core.Table(
+            dim=DIM, optimizer=optimizer, hyper={"epsilon": 1e-6}, initializer="constant", init_args=(0.0, 0.0), seed=0, salt=SALT
+        )
+        self.rows, self.next_call = rows, 0
+        self.buffer = np.empty((IDS, DIM), np.float32)
+        for at in range(0, rows, 1 << 18):
+            number = np.arange(at, min(rows, at + (1 << 18)), dtype=np.uint64)
+            start = (number % np.uint64(1000)).astype(np.float32)[:, None] + np.arange(DIM, dtype=np.float32)
+            self.table.assign(splitmix64(number), start)
+        self.counter = np.arange(IDS, dtype=np.uint64)
+
+    def draw(self) -> U64:
+        base = np.uint64(self.next_call * IDS)
+        self.next_call += 1
+        return splitmix64(splitmix64(~(base + self.counter)) % np.uint64(self.rows))
+
+    def pull(self, calls: int) -> float:
+        return self._timed(calls, lambda ids: self.table.pull(ids, self.buffer, False))
+
+    def push(self, calls: int) -> float:
+        self.buffer[:] = 0.01
+        return self._timed(calls, lambda ids: self.table.push(ids, self.buffer, 0.01, 1))
+
+    def _timed(self, calls: int, work: Callable[[U64], object]) -> float:
+        seconds = 0.0
+        for _ in range(calls):
+            ids = self.draw()
+            begin = time.perf_counter()
+            work(ids)
+            seconds += time.perf_counter() - begin
+        return seconds
+
+
+def check_same_answer(ours: Ours, rival: Rival) -> None:
+    """Push the same calls to both and compare rows; also warms both up."""
+    ours.push(20)
+    rival.ask("push", 20)
+    count = min(ours.rows, 100_000)
+    theirs = np.array(rival.ask("rows", count).split(), np.float64)
+    weights = ours.table.read(splitmix64(np.arange(count, dtype=np.uint64)))[1][:, 0]
+    worst = float(np.abs(weights - theirs).max())
+    moved = int((weights != np.arange(count) % 1000).sum())
+    if worst > 1e-4 or moved == 0:
+        raise SystemExit(f"wrong answer: weights differ from the rival's by {worst}, {moved} of {count} rows moved")
+
+
+def figure(name: str, seconds: list[float], rows: int, rival: str = "", rival_seconds: list[float] | None = None) -> Figure:
+    rates = sorted(rows / s / 1e6 for s in seconds)
+    mine = Figure(name, statistics.median(rates), (rates[0], rates[-1]))
+    if not rival_seconds:
+        return mine
+    others = sorted(rows / s / 1e6 for s in rival_seconds)
+    return mine._replace(rival=rival, rival_value=statistics.median(others), rival_spread=(others[0], others[-1]))
+
+
+def in_process(options: argparse.Namespace) -> Iterator[Figure]:
+    """Row-wise Adagrad beside the flat map, then Paddle's element-wise Adagrad."""
+    with tempfile.TemporaryDirectory() as directory:
+        rival = Rival(Path(directory))
+        try:
+            ours = Ours(options.rows, "rowwise_adagrad")
+            if int(rival.ask("fill", options.rows)) != ours.table.size:
+                raise SystemExit("wrong answer: the two tables differ in size")
+            check_same_answer(ours, rival)
+            times: dict[str, list[float]] = {"pull": [], "push": [], "their pull": [], "their push": []}
+            for _ in range(options.repeats):  # A B A B
+                times["pull"].append(ours.pull(options.calls))
+                times["their pull"].append(float(rival.ask("pull", options.calls)))
+                times["push"].append(ours.push(options.calls))
+                times["their push"].append(float(rival.ask("push", options.calls)))
+        finally:
+            rival.close()
+    rows = options.calls * IDS
+    name = "boost::unordered_flat_map + dense rows"
+    yield figure("table pull in process", times["pull"], rows, name, times["their pull"])
+    yield figure("table push in process, row-wise Adagrad", times["push"], rows, name, times["their push"])
+    del ours
+    ours = Ours(options.rows, "adagrad")
+    ours.push(20)
+    yield figure("table push in process, element-wise Adagrad", [ours.push(options.calls) for _ in range(options.repeats)], rows)
+
+
+# Each group is one question's figures; a group that needs a server adds itself here.
+GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {"in_process": in_process}
+
+
+def machine() -> dict[str, Any]:
+    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    info = native.load().core_info()
+    return {"cpu": model, "cores": os.cpu_count(), "simd": info["simd"], "huge_pages": info["huge_pages"]}
+
+
+def commit() -> str:
+    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return said.stdout.strip() or "unknown"
+
+
+def leave(reason: str) -> None:
+    print(f"benchmarks/table.py: {reason}", file=sys.stderr)
+    raise SystemExit(69)
+
+
+def show(one: Figure) -> None:
+    beside = "" if one.ratio is None else f"   {one.rival_value:6.1f}  {one.ratio:5.2f}x  {one.rival}"
+    print(f"{one.name:<46} {one.value:6.1f} {one.unit} ({one.spread[0]:.1f} to {one.spread[1]:.1f}){beside}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=6_000_000)
+    parser.add_argument("--repeats", type=int, default=7, help="at least 5")
+    parser.add_argument("--calls", type=int, default=60, help="calls of 16,384 ids in one repeat")
+    parser.add_argument("--only", choices=sorted(GROUPS), action="append", help="a group of figures; all if absent")
+    parser.add_argument("--record", action="store_true", help="append the JSON lines to benchmarks/results/table.jsonl")
+    options = parser.parse_args()
+    if options.repeats < 5 or options.rows < 1 or options.calls < 1:
+        parser.error("--repeats must be at least 5, --rows and --calls at least 1")
+    about = {"machine": machine(), "commit": commit(), "command": "python benchmarks/table.py " + " ".join(sys.argv[1:])}
+    lines = []
+    for name in options.only or list(GROUPS):
+        for one in GROUPS[name](options):
+            show(one)
+            lines.append(json.dumps({**one._asdict(), "ratio": one.ratio, **about}))
+    print("\n".join(lines))
+    if options.record:
+        with open(ROOT / "benchmarks" / "results" / "table.jsonl", "a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
