@@ -31,7 +31,7 @@ class CtrDnn(nn.Layer):
         small = paddle.ParamAttr(initializer=nn.initializer.Uniform(-0.01, 0.01))
         self.embedding = nn.Embedding(args.num_buckets, args.dim, sparse=True, weight_attr=small)
         widths = [26 * args.dim + 13, 400, 400, 400]
-        layers = [layer for i, o in zip(widths, widths[1:]) for layer in (nn.Linear(i, o), nn.ReLU())]
+        layers = [layer for i, o in zip(widths[:-1], widths[1:], strict=True) for layer in (nn.Linear(i, o), nn.ReLU())]
         self.deep = nn.Sequential(*layers, nn.Linear(400, 1))
 
     def forward(self, ids, dense):

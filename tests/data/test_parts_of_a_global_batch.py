@@ -26,7 +26,7 @@ def test_each_sample_once(shape, shuffle):
     passes = [list(sampler(n, size, world, rank, shuffle, seed=seed)) for rank in range(world)]
     assert sorted(i for parts in passes for i in counted(parts)) == list(range(n))
     assert len({len(parts) for parts in passes}) == 1 == len({len(sampler(n, size, world))}), "same number of batches everywhere"
-    for batch in zip(*passes):
+    for batch in zip(*passes, strict=True):
         assert sum(part.num_samples for part in batch) == batch[0].num_global
         assert max(part.num_samples for part in batch) - min(part.num_samples for part in batch) <= 1
         for part in batch:
@@ -39,7 +39,7 @@ def test_the_order_does_not_depend_on_the_number_of_trainers(shape):
     n, size, world, shuffle, seed = shape
     alone = [part.indices.tolist() for part in sampler(n, size, shuffle=shuffle, seed=seed)]
     ranks = [list(sampler(n, size, world, rank, shuffle, seed=seed)) for rank in range(world)]
-    together = [counted(batch) for batch in zip(*ranks)]
+    together = [counted(batch) for batch in zip(*ranks, strict=True)]
     assert together == alone
 
 
@@ -62,10 +62,10 @@ def test_resumed_equals_uninterrupted(shape, stop, other_world, drop_last):
     again = [sampler(n, size, other_world, rank, shuffle, drop_last, seed) for rank in range(other_world)]
     for one in again:
         one.load(saved)
-    rest = [counted(batch) for batch in zip(*[list(one) for one in again])]
+    rest = [counted(batch) for batch in zip(*[list(one) for one in again], strict=True)]
     epoch, done = saved["epoch"], -(-saved["position"] // size)
     assert rest == expected[epoch][done:]
-    assert [counted(batch) for batch in zip(*[list(one) for one in again])] == expected[epoch + 1]
+    assert [counted(batch) for batch in zip(*[list(one) for one in again], strict=True)] == expected[epoch + 1]
 
 
 def test_an_empty_part_holds_a_real_sample_of_weight_zero():

@@ -8,9 +8,9 @@ The format, the ids and the numbers are defined in ``layout.py``.
 
 from __future__ import annotations
 
-from fleet.data.criteo.generate import generate
+from fleet.data.criteo.batches import read
+from fleet.data.criteo.cache import locked, open_pack, pack, read_meta
+from fleet.data.criteo.generator import generate
 from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS
-from fleet.data.criteo.pack import locked, open_pack, pack, read_meta
-from fleet.data.criteo.read import read
 
 __all__ = ["NUM_DENSE", "NUM_SLOTS", "generate", "locked", "open_pack", "pack", "read", "read_meta"]

@@ -7,7 +7,7 @@ import sys
 import time
 
 from fleet.data.criteo import generate, pack
-from fleet.data.criteo.read import MAX_BAD_LINES
+from fleet.data.criteo.batches import MAX_BAD_LINES
 from fleet.errors import FleetError
 
 _USAGE = 64  # the status of every wrong use

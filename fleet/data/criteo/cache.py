@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from fleet.data.criteo.batches import MAX_BAD_LINES, Batch, LineCount, blocks
 from fleet.data.criteo.layout import HASH, NUM_DENSE, NUM_SLOTS
 from fleet.data.criteo.parse import Block
-from fleet.data.criteo.read import MAX_BAD_LINES, Batch, LineCount, blocks
 from fleet.data.criteo.source import Paths, files
 from fleet.errors import ConfigError
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.data.criteo.pack import locked
+from fleet.data.criteo.cache import locked
 from fleet.data.criteo.planted import Planted, bayes_auc
 from fleet.errors import ConfigError
 
