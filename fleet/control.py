@@ -135,9 +135,21 @@ class Host:
                 return
             if len(buffer) < 4 + size:
                 return
-            frame = _unpack(bytes(buffer[4 : 4 + size]))
+            try:
+                frame = _unpack(bytes(buffer[4 : 4 + size]))
+            except (struct.error, UnicodeDecodeError):
+                self._drop(line)
+                return
             del buffer[: 4 + size]
+            if not self._is_known(line, frame):
+                self._drop(line)  # not a trainer of this job: nobody waits for it
+                return
             self._take(line, frame)
+
+    def _is_known(self, line: socket.socket, frame: _Frame) -> bool:
+        if frame.op == HELLO:
+            return line not in self._rank_of and frame.rank < self._world_size and frame.rank not in self._line_of
+        return self._rank_of.get(line) == frame.rank
 
     def _take(self, line: socket.socket, frame: _Frame) -> None:
         if frame.op == HELLO:
@@ -171,7 +183,9 @@ class Host:
         answer = b"".join(struct.pack("<I", len(p)) + p for p in payloads)
         name = names.pop()
         self._seated.clear()
-        for rank in range(self._world_size):
+        # Trainer 0 last: its main thread goes on at once, maybe into a call that keeps the interpreter until all are there
+        # (Paddle's store and new_group do), and this thread could not answer the others any more.
+        for rank in reversed(range(self._world_size)):
             self._send(rank, _pack(MET, rank, name, answer))
 
     def _check_absent(self) -> None:
