@@ -58,7 +58,10 @@ for epoch in range(args.epochs):
 rate = args.epochs * len(train_set["label"]) / (time.perf_counter() - began)
 
 model.eval()
+scores, labels = [], []
 with paddle.no_grad():
-    scores = [model(batch["ids"], batch["dense"]).numpy() for batch in ArrayLoader(test_set, 4096)]
-reached = auc(np.concatenate(scores), test_set["label"])
+    for batch in ArrayLoader(test_set, 4096):
+        scores.append(nn.functional.sigmoid(model(batch["ids"], batch["dense"])).numpy())
+        labels.append(batch["label"].numpy())
+reached = auc(np.concatenate(scores), np.concatenate(labels))
 print(f"AUC {reached:.4f}, {rate:.0f} examples/s; the best possible AUC here is {possible:.4f}")
