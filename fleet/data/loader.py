@@ -19,6 +19,8 @@ class ShardedLoader:
     Each ``iter()`` is the next epoch. A loop that is left early has not finished its epoch: ``state()`` still says where
     it was left (so a checkpoint written after an exception resumes there), and the next ``iter()`` begins the next epoch.
 
+    Under ``no_grad`` an empty part is left out, so that an evaluation counts every sample once.
+
     Args:
         source: an ArrayLoader, or a ``paddle.io.DataLoader`` over a map-style data set that samples by ``batch_size``,
             ``shuffle`` and ``drop_last``. Its other settings (workers, collate_fn, ...) are kept; it is not changed.
@@ -86,6 +88,8 @@ class ShardedLoader:
         batches = iter(self._fetch)
         for batch, (num_samples, num_global) in zip(self._announced(batches), sizes, strict=True):
             self._batches.consume(num_global)
+            if num_samples == 0 and not _learns():
+                continue  # evaluation: a borrowed sample would be counted twice, and no gradient waits for this trainer
             self._on_batch(num_samples, num_global)
             yield batch
             if self.after_batch is not None:
@@ -121,6 +125,12 @@ class ShardedLoader:
                 yield held
                 held = ahead
             yield held
+
+
+def _learns() -> bool:
+    import paddle
+
+    return bool(paddle.is_grad_enabled())
 
 
 class _Indices:
