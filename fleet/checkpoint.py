@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fleet import logger
+from fleet import logger, paddle_wheel
 from fleet.errors import ConfigError, FleetError, SnapshotError
 from fleet.runtime import Runtime, current
 
@@ -57,6 +57,7 @@ class Checkpointer:
     ) -> None:
         at = "fleet.Checkpointer()"
         self._runtime = current(at)
+        paddle_wheel.load(at)
         if every_steps is not None and (isinstance(every_steps, bool) or not isinstance(every_steps, int) or every_steps < 1):
             raise ConfigError(
                 f"every_steps must be an int >= 1, got {every_steps!r}", at=at, fix="None saves at the end of epochs only"
@@ -229,6 +230,7 @@ def save(model: Any, path: str) -> None:
         SnapshotError: it could not be written; a file that was there is as it was. Safe to retry.
     """
     runtime = current("fleet.save()")
+    paddle_wheel.load("fleet.save()")
     tables = runtime.tables
     if tables is not None:
         tables.flush()
@@ -265,6 +267,7 @@ def load(model: Any, path: str) -> None:
         SnapshotError: the file is missing or holds another model; nothing was loaded.
     """
     runtime = current("fleet.load()")
+    paddle_wheel.load("fleet.load()")
 
     def read() -> None:
         import paddle

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from fleet import config, env, progress
+from fleet import config, env, paddle_wheel, progress
 from fleet.errors import ConfigError
 from fleet.runtime import Runtime, Share, current
 from fleet.strategy import DistributedStrategy
@@ -207,7 +207,7 @@ def distributed_model(model: Any, strategy: DistributedStrategy | None = None) -
         ConfigError: not a Layer, or a second model.
         StrategyConflict: a strategy that differs from the job's.
     """
-    paddle = _paddle("fleet.distributed_model()")
+    paddle = paddle_wheel.load("fleet.distributed_model()")
     if not isinstance(model, paddle.nn.Layer):
         fix = "give the model itself"
         raise ConfigError(f"not a paddle.nn.Layer: {type(model).__name__}", at="fleet.distributed_model()", fix=fix)
@@ -227,7 +227,7 @@ def distributed_optimizer(optimizer: Any, strategy: DistributedStrategy | None =
     Cost: parameters once from trainer 0; then per step one all-reduce of all dense gradients, and in parameter-server
     mode a push and a pull of the batch's unique rows.
     """
-    paddle = _paddle("fleet.distributed_optimizer()")
+    paddle = paddle_wheel.load("fleet.distributed_optimizer()")
     if not isinstance(optimizer, paddle.optimizer.Optimizer):
         fix = "give the script's own paddle.optimizer"
         raise ConfigError(f"not a Paddle optimizer: {type(optimizer).__name__}", at="fleet.distributed_optimizer()", fix=fix)
@@ -328,15 +328,6 @@ def _agree(runtime: Runtime, strategy: DistributedStrategy) -> None:
             if theirs.get(name) != value:
                 what = f"trainer {other} asks for {name}={theirs.get(name)!r}, trainer {runtime.role.rank} for {value!r}"
                 raise ConfigError(what, at=f"strategy.{name}", fix="give every trainer the same strategy")
-
-
-def _paddle(call: str) -> Any:
-    try:
-        import paddle
-    except ImportError as error:
-        fix = "in fleet's source tree: pip install '.[cpu]' (or '.[gpu]'); the README says which Paddle for which machine"
-        raise ConfigError(f"PaddlePaddle is not installed ({error})", at=call, fix=fix) from None
-    return paddle
 
 
 def _second(noun: str) -> ConfigError:

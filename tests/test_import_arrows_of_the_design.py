@@ -19,6 +19,7 @@ ARROWS: dict[str, str] = {
     "env": "errors",
     "logger": "env",
     "control": "errors",
+    "paddle_wheel": "errors",
     # What is declared beside the code that obeys it; the strategy collects it.
     "collective.strategies": "config",
     "parameter_server.block": "config",
@@ -28,22 +29,23 @@ ARROWS: dict[str, str] = {
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "errors group runtime collective.strategies",
-    "parameter_server": "env errors logger runtime parameter_server.block parameter_server.row_optimizer",
+    "parameter_server": "env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
     "data": "env errors logger runtime",
     "metrics": "errors runtime",
-    "checkpoint": "env errors logger runtime",
+    "checkpoint": "env errors logger paddle_wheel runtime",
     # What the user sees while it trains.
     "progress": "face env errors runtime parameter_server.row_optimizer",
     "parameter_server.row_optimizer": "errors",
     # The only one that knows both wings.
-    "training": "config env errors progress runtime strategy collective parameter_server parameter_server.row_optimizer data",
+    "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
+                "parameter_server.row_optimizer",
     "paddle_names": "env errors runtime parameter_server",
     "face": "*",  # fleet/__init__.py: names and their homes, loaded on first use; others take __version__ from it
     "launch": "face env errors logger config",
 }  # fmt: skip
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.
-PADDLE = {"training", "group", "collective", "data", "checkpoint", "parameter_server"}
+PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "parameter_server"}
 PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding"}  # a layer is a subclass; whoever wants one has Paddle
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",

@@ -15,6 +15,9 @@ __all__ = ["Embedding"]
 
 def __getattr__(name: str) -> Any:
     if name == "Embedding":
+        from fleet import paddle_wheel
+
+        paddle_wheel.load("fleet.parameter_server.Embedding")
         from fleet.parameter_server.embedding import Embedding
 
         return Embedding
