@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet.errors import ConfigError, PeerLost
+from fleet import logger
+from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import native, wire
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.service import shard_range
@@ -70,7 +71,7 @@ class Client:
         self.tables: dict[str, Table] = {}
         self.step = 0  # optimizer steps pushed
         self._sequence = 0
-        self._failure: PeerLost | None = None  # written and read by the thread
+        self._failure: FleetError | None = None  # written and read by the thread
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pushes: list[Future[None]] = []  # under way
         self._thread = threading.Thread(target=self._work, name="fleet-client", daemon=True)  # joined by close
@@ -156,6 +157,10 @@ class Client:
         self._jobs.put(self._close_links)
         self._jobs.put(None)
         self._thread.join(10)
+        for push in self._pushes:  # what no later call could report
+            if push.done() and (error := push.exception()):
+                logger.warning(f"a push failed, and the script ended before it was told: {error}")
+                break
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's sockets."""
@@ -176,7 +181,7 @@ class Client:
                 future.set_result(work())
             except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the future
                 if isinstance(error, PeerLost):  # its link is broken for good: everything after fails alike
-                    self._failure = error
+                    self._failure = self._failure or error
                 future.set_exception(error)
 
         if not self._thread.is_alive():
@@ -203,8 +208,16 @@ class Client:
         ]
         for server, link in enumerate(self._links):
             link.ask_pull(step, create, [(t.numbers[server], t.spec.dim, p.keys[cut]) for cut, t, p in parts[server]])
+        refused: list[FleetError] = []
         for server, link in enumerate(self._links):
-            link.take_pull([p.rows[cut] for cut, _, p in parts[server]])
+            try:
+                link.take_pull([p.rows[cut] for cut, _, p in parts[server]])
+            except PeerLost:
+                raise
+            except FleetError as error:  # take the others' answers all the same: unread, they would be taken for the next ones
+                refused.append(error)
+        if refused:
+            raise refused[0]
         return found
 
     def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int) -> None:
@@ -216,7 +229,11 @@ class Client:
                 if cut.stop > cut.start:
                     parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
             if parts or self.mode == "sync":  # in sync an empty push says that this trainer is done with the step
-                link.push(sequence, step, parts)
+                try:
+                    link.push(sequence, step, parts)
+                except FleetError as error:  # a step that lacks a push: whatever is pulled behind it would be wrong, or never come
+                    self._failure = error
+                    raise
 
     def _assign(self, table: Table, keys: Keys, values: Values) -> None:
         ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, len(self._links))

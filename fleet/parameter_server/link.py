@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fleet import env
-from fleet.errors import ConfigError, PeerLost
+from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import endpoint, wire
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
@@ -145,13 +145,14 @@ class SocketLink:
             self._line.settimeout(2)
             wire.send_json(self._line, self._head(wire.Header(wire.BYE)), {})
             self._read_json()  # to the last byte: closing over unread bytes resets the line
-        except (OSError, wire.WireError):
+        except (OSError, ValueError, FleetError, wire.WireError):
             pass  # the job is over either way
         self._line.close()
 
     def forget(self) -> None:
         """In a forked child: close the inherited socket without a word."""
-        os.close(self._line.detach())
+        if self._line.fileno() >= 0:
+            os.close(self._line.detach())
 
     def _head(self, head: wire.Header) -> wire.Header:
         self._request += 1
@@ -174,7 +175,6 @@ class SocketLink:
         except TimeoutError:
             raise self._silent() from None
         except OSError as error:
-            # A server that refuses a frame answers and closes: read that answer first, it says why.
             self._reconnect(error)
 
     def _retry(self, read: Callable[[], Result]) -> Result:

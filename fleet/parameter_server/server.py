@@ -11,6 +11,7 @@ import faulthandler
 import socket
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
@@ -24,6 +25,7 @@ from fleet.parameter_server.tables import Gradient, Keys, Values
 
 GREETING_S = 10.0  # to prove the secret
 BODY_S = 30.0  # silence inside a frame
+MAX_GREETINGS = 256  # connections that have not proved the secret yet; the oldest makes room for one more
 RETURN_S = 6.0  # for a trainer whose line broke to come back; more than link.RECONNECT_S
 CHUNK_BYTES = 256 << 10  # rows gathered between two sends: they are still in the L2 cache when the kernel copies them
 
@@ -42,47 +44,66 @@ class Server:
                               "or set the same FLEET_SECRET for servers and trainers")  # fmt: skip
         self._secret, self._service = secret, service
         self._listener = endpoint.listen(address)
-        self._guard = threading.Lock()  # guards the two below
+        self._closed = False
+        self._guard = threading.Lock()  # guards the three below
+        self._greeting: dict[socket.socket, None] = {}  # lines that have not proved the secret, oldest first
         self._lines_of: dict[int, int] = {}  # trainer -> how many times it connected
         self._ended: set[int] = set()
         self.all_ended = threading.Event()  # every trainer has said BYE
 
     def serve(self) -> None:
         """Accept connections until the listener is closed."""
-        while True:
+        while not self._closed:
             try:
                 line, _ = self._listener.accept()
-            except OSError:
-                return
-            # Joined by nobody: a connection's thread ends with its connection, the process with the job.
-            threading.Thread(target=self._attend, args=(line,), daemon=True).start()
+                self._make_room(line)
+                # Joined by nobody: a connection's thread ends with its connection, the process with the job.
+                threading.Thread(target=self._attend, args=(line,), daemon=True).start()
+            except (OSError, RuntimeError) as error:  # a caller that hung up already, no more descriptors or threads
+                if not self._closed:
+                    logger.warning(f"server {self._service.server}: cannot accept a connection: {error}")
+                    time.sleep(0.1)  # the next one may find what this one lacked
 
     def close(self) -> None:
         """Stop accepting."""
+        self._closed = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def _make_room(self, line: socket.socket) -> None:
+        with self._guard:
+            self._greeting[line] = None
+            if len(self._greeting) > MAX_GREETINGS:
+                oldest = next(iter(self._greeting))
+                del self._greeting[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # its own thread notices and closes it
+
     def _attend(self, line: socket.socket) -> None:
-        trainer = -1
+        trainer, incarnation = -1, 0
         try:
             with line:
                 endpoint.tune(line)
                 line.settimeout(GREETING_S)
-                about = {"server": self._service.server, "num_servers": self._service.num_servers}
-                head = wire.greet_client(line, self._secret, about)
-                trainer = head.trainer
+                head = wire.greet_client(line, self._secret, self._service.about)
+                trainer, incarnation = head.trainer, head.incarnation
                 with self._guard:
+                    self._greeting.pop(line, None)
                     self._lines_of[trainer] = life = self._lines_of.get(trainer, 0) + 1
-                while self._one_request(line, trainer):
+                while self._one_request(line, trainer, incarnation):
                     pass
-        except (OSError, wire.WireError) as error:
+        except (OSError, MemoryError, wire.WireError) as error:
             who = f"trainer {trainer}" if trainer >= 0 else "a connection that has not proved the secret"
-            logger.warning(f"server {self._service.server}: closed {who}: {error}")
+            why = "it fell silent inside a frame" if isinstance(error, TimeoutError) else error
+            logger.warning(f"server {self._service.server}: closed {who}: {why}")
+        finally:
+            with self._guard:
+                self._greeting.pop(line, None)
         if trainer >= 0:
             self._wait_for_return(trainer, life)
 
-    def _one_request(self, line: socket.socket, trainer: int) -> bool:
+    def _one_request(self, line: socket.socket, trainer: int, incarnation: int) -> bool:
         line.settimeout(None)  # between frames a trainer may compute as long as it likes
         raw = memoryview(bytearray(wire.HEADER_BYTES))
         first = line.recv_into(raw)
@@ -95,10 +116,15 @@ class Server:
         wire.receive_exactly(line, body)
         line.settimeout(None)
         try:
-            self._answer(line, head._replace(trainer=trainer), body)
+            # Who speaks was settled in the handshake, whatever this frame says.
+            self._answer(line, head._replace(trainer=trainer, incarnation=incarnation), body)
         except FleetError as error:
             wire.send_json(line, wire.Header(wire.ERROR, request=head.request), wire.error_body(error))
-        except (OSError, wire.WireError):
+        except wire.WireError as error:  # the frame ended where it said, so the line can go on
+            logger.warning(f"server {self._service.server}: refused a frame of trainer {trainer}: {error}")
+            refused = ConfigError(str(error), at=f"server {self._service.server}", fix="send what docs/wire.md describes")
+            wire.send_json(line, wire.Header(wire.ERROR, request=head.request), wire.error_body(refused))
+        except OSError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug of ours: tell the trainer, keep the trace here
             traceback.print_exc()
@@ -121,12 +147,22 @@ class Server:
             service.assign(head.trainer, head.incarnation, head.sequence, [(s.table, k, v) for s, k, v in parts])
             wire.send_json(line, done, {})
         elif head.op == wire.BYE:
-            self._note_end(head.trainer)
             wire.send_json(line, done, {})
+            self._note_end(head.trainer)
         else:
             wire.send_json(line, done, self._answer_json(head, wire.load_json(head, body)))
 
     def _answer_json(self, head: wire.Header, ask: Any) -> Any:
+        if not isinstance(ask, dict):
+            raise wire.WireError(f"the body of operation {head.op} is no JSON object")
+        try:
+            return self._answer_object(head, ask)
+        except (KeyError, TypeError, ValueError) as error:  # ConfigError is a ValueError
+            if isinstance(error, FleetError):
+                raise
+            raise wire.WireError(f"a field of operation {head.op} is missing or not of its kind: {error!r}") from error
+
+    def _answer_object(self, head: wire.Header, ask: dict[str, Any]) -> Any:
         service = self._service
         if head.op == wire.TABLE:
             number = service.open(ask["spec"], str(ask["consistency"]), float(ask["timeout_s"]))
@@ -154,6 +190,13 @@ class Server:
         service.consistency.wait(head.step)
         answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
         line.sendall(wire.pack_header(answer))
+        try:
+            self._send_rows(line, sections, bool(head.flags & wire.CREATE))
+        except (FleetError, MemoryError) as error:  # inside a frame an ERROR would be taken for rows
+            raise ConnectionAbortedError(f"an answer broke off: {error!r}") from error
+
+    def _send_rows(self, line: socket.socket, sections: list[wire.Section], create: bool) -> None:
+        service = self._service
         for s in sections:
             keys = np.frombuffer(s.keys or b"", dtype=np.uint64)
             reply = wire.Section(s.table, s.num_keys, s.dim, None, memoryview(b""))
@@ -162,11 +205,13 @@ class Server:
             buffer = np.empty((min(rows, s.num_keys), s.dim), dtype=np.float32)
             for start in range(0, s.num_keys, rows):
                 part = keys[start : start + rows]
-                service.tables.pull(s.table, part, buffer[: len(part)], bool(head.flags & wire.CREATE))
+                service.tables.pull(s.table, part, buffer[: len(part)], create)
                 line.sendall(buffer[: len(part)].data.cast("B"))
             line.sendall(wire.padding(reply))
 
     def _note_end(self, trainer: int) -> None:
+        with contextlib.suppress(ConfigError):  # it never opened a table
+            self._service.consistency.lost(trainer, f"trainer {trainer} has ended")
         with self._guard:
             self._ended.add(trainer)
             if len(self._ended) >= self._service.tables.world_size:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fleet.errors import ConfigError, SnapshotError
+from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
@@ -32,6 +32,11 @@ class Service:
         if self._consistency is None:
             raise ConfigError("no table was opened yet", at=f"server {self.server}", fix="open a table first")
         return self._consistency
+
+    @property
+    def about(self) -> dict[str, int]:
+        """Return what a server tells of itself when a trainer connects."""
+        return {"server": self.server, "num_servers": self.num_servers, "world_size": self.tables.world_size}
 
     def open(self, spec: Mapping[str, Any], mode: str, timeout_s: float) -> int:
         """Return the number of a table; the first call also sets the consistency.
@@ -59,13 +64,19 @@ class Service:
             self.tables.pull(table, keys, out, create)
 
     def push(self, trainer: int, incarnation: int, sequence: int, step: int, gradients: list[Gradient]) -> None:
-        """Take one trainer's gradients of a step; a repeated push does nothing."""
+        """Take one trainer's gradients of a step; a repeated push does nothing.
+
+        Raises:
+            TableError: NaN, infinity, another shape or table, or another step than the trainer's next; nothing was changed.
+        """
+        _check_counters(sequence, step)
         with self.tables.count_once(trainer, incarnation, sequence) as turn:
             if turn.counts:
                 self.consistency.push(trainer, step, gradients)
 
     def assign(self, trainer: int, incarnation: int, sequence: int, parts: list[tuple[int, Keys, Values]]) -> None:
         """Set rows of tables; a repeated message does nothing."""
+        _check_counters(sequence)
         with self.tables.count_once(trainer, incarnation, sequence) as turn:
             if turn.counts:
                 for table, keys, values in parts:
@@ -134,6 +145,13 @@ class Service:
                 at=directory,
                 fix="load it with the model, optimizer and strategy that it was saved with",
             )
+
+
+def _check_counters(*counters: int) -> None:
+    for counter in counters:
+        if not 1 <= counter < 1 << 63:
+            fix = "count sequences and steps from 1"
+            raise TableError(f"a sequence or step of {counter}", at="PUSH or ASSIGN", fix=fix)
 
 
 def shard_range(server: int, num_servers: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ class Announced:
     def __init__(self, ids: dict[str, Ids], create: bool) -> None:
         self.ids, self.create = ids, create  # table name -> uint64[n]
         self.answer: Future[list[Pulled]] | None = None
+        self.used = False  # it was looked up: at the next push it is over
 
     def holds(self, table: str, ids: Ids) -> bool:
         return table in self.ids and np.array_equal(self.ids[table], ids)
@@ -73,6 +74,7 @@ class Session:
             if batch.holds(name, ids):
                 if batch.answer is None:
                     self._ask(batch)
+                batch.used = True
                 assert batch.answer is not None
                 return batch.answer.result()[list(batch.ids).index(name)]
         if self._announced and any(name in b.ids for b in self._announced) and not self._warned:
@@ -99,8 +101,8 @@ class Session:
         tables = self.client.tables
         gradients = [(tables[name], self._sum(tables[name], parts)) for name, parts in self._gradients.items()]
         self.client.push(gradients, learning_rate)
+        self._announced = [batch for batch in self._announced if not batch.used]  # its rows would miss this push
         if self.mode == "sync":
-            self._announced = self._announced[-1:]  # rows asked for before this push would miss it
             for batch in self._announced:
                 self._ask(batch)
 

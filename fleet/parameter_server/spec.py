@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from fleet.errors import TableError
 
 OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
 INITIALIZERS = ("uniform", "normal", "constant")
+MAX_NAME = 200  # bytes of a table's name as a directory of a snapshot; file systems allow 255
 NUM_SHARDS = 1024  # logical shards of a table: fixed, so that a snapshot of N servers loads on M
 
 
@@ -66,10 +68,19 @@ class TableSpec(NamedTuple):
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise TableError(f"not a table's spec: {error!r}", at="TABLE", fix="send the fields that docs/wire.md lists") from None
-        if not spec.name or not 1 <= spec.dim <= 65536 or spec.optimizer not in OPTIMIZERS or spec.initializer not in INITIALIZERS:
+        _check_name(spec.name)
+        numbers = 0 <= spec.seed < 1 << 64 and 0 <= spec.vocabulary <= 1 << 64 and 1 <= spec.dim <= 65536
+        if not numbers or spec.optimizer not in OPTIMIZERS or spec.initializer not in INITIALIZERS:
             raise TableError(f"no such table: {spec}", at="TABLE", fix="send the fields in the ranges that docs/wire.md gives")
         return spec
 
     def differs(self, other: TableSpec) -> str:
         """Say in which fields another spec of the same name differs: ``dim 8, not 16``."""
         return ", ".join(f"{f} {a!r}, not {b!r}" for f, a, b in zip(self._fields, self, other, strict=True) if a != b)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that is no directory of a snapshot: a table's files lie in one of its name."""
+    if not name or name in (".", "..") or len(quote(name, safe="")) > MAX_NAME:
+        fix = f"give a name of 1 to {MAX_NAME} letters that is neither . nor .."
+        raise TableError(f"{name[:300]!r} cannot be the name of a table", at="TABLE", fix=fix)

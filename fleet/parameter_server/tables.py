@@ -6,6 +6,7 @@ here and saved with a snapshot, so that a retry is never applied twice and a res
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -57,9 +58,10 @@ class Tables:
         spec = TableSpec.from_json(wanted)
         with self._guard:
             if spec.name not in self._numbers:
+                rows = self._make(spec)  # before anything is noted: a spec that the core refuses leaves no trace
                 self._numbers[spec.name] = len(self.specs)
                 self.specs.append(spec)
-                self.rows.append(spec.make(self.core))
+                self.rows.append(rows)
             number = self._numbers[spec.name]
         if self.specs[number] != spec:
             raise TableError(
@@ -94,6 +96,9 @@ class Tables:
         if spec is None or gradient.values.shape != (len(gradient.keys), spec.dim):
             raise TableError(f"a gradient of shape {gradient.values.shape} for table {gradient.table}", at=f"server {self.server}",
                              fix="push float32[num_keys, dim] to a table that was opened")  # fmt: skip
+        if not math.isfinite(gradient.learning_rate):
+            raise TableError(f"learning rate {gradient.learning_rate} for table {spec.name!r} from trainer {trainer}",
+                             at=f"server {self.server}", fix="give the optimizer a finite learning rate")  # fmt: skip
         bad = gradient.values.size - int(np.count_nonzero(np.isfinite(gradient.values)))
         if bad:
             raise self._not_finite(spec.name, bad, f"trainer {trainer}")
@@ -137,6 +142,13 @@ class Tables:
         if number >= len(self.rows):
             raise TableError(f"there is no table number {number}", at=f"server {self.server}", fix="open the table first")
         return self.rows[number]
+
+    def _make(self, spec: TableSpec) -> Any:
+        try:
+            return spec.make(self.core)
+        except (ValueError, TypeError) as error:  # out of range, or no number of 64 bits
+            fix = "send the fields in the ranges that docs/wire.md gives"
+            raise TableError(f"no such table: {error}", at=f"table {spec.name!r}", fix=fix) from None
 
     def _not_finite(self, table: str, count: int, origin: str) -> TableError:
         return TableError(

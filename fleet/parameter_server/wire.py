@@ -24,6 +24,7 @@ MAGIC = b"FLT1"
 VERSION = 1
 MAX_BODY_BYTES = 1 << 30  # larger uploads are cut into several frames
 MAX_TABLES = 4096  # sections of one frame
+MAX_JSON_BYTES = 64 << 20  # of a JSON body: a manifest names every file of a snapshot
 MAX_GREETING_BYTES = 4096  # before a connection has proved the secret
 HEADER = struct.Struct("<4sHHIIQQQQIII")  # 60 bytes; the CRC of these is the last field
 SECTION = struct.Struct("<IIQIId")
@@ -32,6 +33,7 @@ SECTION_BYTES = 32
 
 # Operations. A reply has the request's number and DONE, ROWS or ERROR.
 CHALLENGE, PROOF, WELCOME, TABLE, PULL, ROWS, PUSH, ASSIGN, SAVE, LOAD, STATUS, BYE, DONE, ERROR = range(1, 15)
+SECTIONED = frozenset((PULL, ROWS, PUSH, ASSIGN))  # bodies of sections; the others are JSON, or the handshake's
 CREATE = 1  # flag of PULL: rows that are missing are made
 KEYS, VALUES = 1, 2  # bits of a section's content
 
@@ -88,8 +90,9 @@ def unpack_header(raw: bytes | bytearray | memoryview, max_body_bytes: int = MAX
         raise WireError(f"protocol version {version}, this side speaks {VERSION}; install the same fleet everywhere")
     if struct.unpack_from("<I", raw, HEADER.size)[0] != zlib.crc32(bytes(raw[: HEADER.size])):
         raise WireError("the header is damaged (its checksum is wrong)")
-    if body_bytes > max_body_bytes:
-        raise WireError(f"a body of {body_bytes} bytes is announced, at most {max_body_bytes} are taken here")
+    most = max_body_bytes if op in SECTIONED else min(max_body_bytes, MAX_JSON_BYTES)
+    if body_bytes > most:
+        raise WireError(f"a body of {body_bytes} bytes is announced, at most {most} are taken here")
     if num_tables > MAX_TABLES:
         raise WireError(f"{num_tables} tables in one frame, at most {MAX_TABLES} are taken")
     return Header(op, flags, trainer, incarnation, sequence, step, body_bytes, num_tables, request)
@@ -182,7 +185,7 @@ def load_json(head: Header, body: memoryview | bytearray) -> Any:
     """Read a JSON body."""
     try:
         return json.loads(bytes(body))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise WireError(f"the body of operation {head.op} is not JSON") from None
 
 
@@ -204,8 +207,12 @@ def _proof(secret: str, side: bytes, first: bytes, second: bytes) -> bytes:
 def greet_client(line: socket.socket, secret: str, about: dict[str, Any]) -> Header:
     """Server's side of the handshake: challenge, check the proof, prove itself; return the client's PROOF header.
 
+    Args:
+        about: what the server tells of itself: ``server``, ``num_servers``, ``world_size``.
+
     Raises:
-        WireError: the proof is wrong or missing. Nothing larger than MAX_GREETING_BYTES was read.
+        WireError: the proof is wrong or missing, or the trainer is none of this job's. Nothing larger than
+            MAX_GREETING_BYTES was read.
     """
     mine = os.urandom(32)
     send(line, Header(CHALLENGE), [mine])
@@ -217,11 +224,18 @@ def greet_client(line: socket.socket, secret: str, about: dict[str, Any]) -> Hea
     theirs, proof = bytes(body[:32]), bytes(body[32:])
     if not hmac.compare_digest(proof, _proof(secret, b"fleet client", mine, theirs)):
         fix = "start trainers and servers with the same FLEET_SECRET"
-        refused = ConfigError("the job secret is wrong", at="FLEET_SECRET", fix=fix)
-        send_json(line, Header(ERROR), error_body(refused))
-        raise WireError("wrong job secret")
+        _refuse(line, ConfigError("the job secret is wrong", at="FLEET_SECRET", fix=fix))
+    if head.trainer >= about["world_size"]:
+        fix = "give servers and trainers the same number of trainers"
+        what = f"there is no trainer {head.trainer}: this server works for {about['world_size']}"
+        _refuse(line, ConfigError(what, at=f"server {about['server']}", fix=fix))
     send(line, Header(WELCOME), [_proof(secret, b"fleet server", theirs, mine), json.dumps(about).encode()])
     return head
+
+
+def _refuse(line: socket.socket, why: FleetError) -> None:
+    send_json(line, Header(ERROR), error_body(why))
+    raise WireError(why.what)
 
 
 def greet_server(line: socket.socket, secret: str, trainer: int, incarnation: int) -> dict[str, Any]:

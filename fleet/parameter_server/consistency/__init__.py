@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fleet.errors import ConfigError
 from fleet.parameter_server.consistency.async_ import Async
 from fleet.parameter_server.consistency.sync import Sync
 from fleet.parameter_server.tables import Gradient, Tables
@@ -25,6 +26,16 @@ class Consistency(Protocol):
 
 
 def make(name: str, tables: Tables, timeout_s: float) -> Consistency:
-    """Return the consistency of this name (``parameter_server.consistency`` of the strategy)."""
+    """Return the consistency of this name (``parameter_server.consistency`` of the strategy).
+
+    Raises:
+        ConfigError: there is none of this name, or the time is no positive number of seconds.
+    """
     kinds: dict[str, type[Sync] | type[Async]] = {Sync.NAME: Sync, Async.NAME: Async}
+    if name not in kinds or not 0 < timeout_s < float("inf"):
+        raise ConfigError(
+            f"no consistency {name!r} with a timeout of {timeout_s} s",
+            at=f"server {tables.server}",
+            fix=f"use one of {', '.join(kinds)} and a positive number of seconds",
+        )
     return kinds[name](tables, timeout_s)

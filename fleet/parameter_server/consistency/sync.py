@@ -9,8 +9,10 @@ from __future__ import annotations
 import threading
 import time
 
-from fleet.errors import FleetError, PeerLost
+from fleet.errors import FleetError, PeerLost, TableError
 from fleet.parameter_server.tables import Gradient, Tables
+
+MAX_STEPS_AHEAD = 1024  # gradients of a trainer that pushes without ever pulling; bounds what is kept for the others
 
 
 class Sync:
@@ -20,7 +22,7 @@ class Sync:
 
     def __init__(self, tables: Tables, timeout_s: float) -> None:
         self._tables, self._timeout_s = tables, timeout_s
-        self._changed = threading.Condition()  # guards everything below
+        self._changed = threading.Condition()  # an RLock; guards everything below
         self.step = 0  # steps applied
         self._pushed: dict[int, dict[int, list[Gradient]]] = {}  # step -> trainer -> its gradients
         self._failure: FleetError | None = None
@@ -28,8 +30,11 @@ class Sync:
 
     def push(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
         """Take one trainer's gradients of ``step``; the last trainer's thread applies the step."""
-        for gradient in gradients:
-            self._tables.check(gradient, trainer)
+        try:
+            self._check(trainer, step, gradients)
+        except FleetError as error:
+            self._fail(error)  # this step can never be completed: the others learn the cause now, not after the time
+            raise
         with self._changed:
             self._raise_failure()
             self._pushed.setdefault(step, {})[trainer] = gradients
@@ -37,8 +42,7 @@ class Sync:
                 try:
                     self._apply(self._pushed.pop(self.step + 1))
                 except FleetError as error:
-                    self._failure = error
-                    self._changed.notify_all()
+                    self._fail(error)
                     raise
                 self.step += 1
             self._changed.notify_all()
@@ -53,11 +57,12 @@ class Sync:
         with self._changed:
             while self.step < step:
                 self._raise_failure()
-                if self._lost:
-                    raise self._absent("; ".join(self._lost.values()), step)
+                pushed = self._pushed.get(self.step + 1, {})
+                gone = [why for trainer, why in sorted(self._lost.items()) if trainer not in pushed]
+                if gone:
+                    raise self._absent("; ".join(gone), step)
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    pushed = self._pushed.get(self.step + 1, {})
                     missing = [r for r in range(self._tables.world_size) if r not in pushed]
                     names = ", ".join(f"trainer {r}" for r in missing)
                     raise self._absent(f"{names} did not push step {self.step + 1} within {self._timeout_s:.0f} s", step)
@@ -80,6 +85,18 @@ class Sync:
         with self._changed:
             self.step = step
             self._pushed.clear()
+
+    def _check(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
+        if not self.step < step <= self.step + MAX_STEPS_AHEAD:
+            raise TableError(f"trainer {trainer} pushed step {step}, {self.step} steps are applied",
+                             at=f"server {self._tables.server}", fix="push every step once, in order")  # fmt: skip
+        for gradient in gradients:
+            self._tables.check(gradient, trainer)
+
+    def _fail(self, error: FleetError) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
 
     def _apply(self, by_trainer: dict[int, list[Gradient]]) -> None:
         of_table: dict[int, list[Gradient]] = {}

@@ -1,0 +1,107 @@
+"""Real server processes for tests, and a trainer's client to them without Paddle.
+
+    with Servers(2, world_size=3) as servers:
+        client = servers.client(rank=0)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fleet.parameter_server.client import Client
+from fleet.parameter_server.link import SocketLink
+from fleet.parameter_server.spec import TableSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "the secret of this test"
+
+
+class Servers:
+    """Start ``n`` servers; ``with`` ends them and fails if one wrote a trace of a bug.
+
+    Args:
+        argv: what Python runs instead of ``-m fleet.parameter_server.server``.
+    """
+
+    def __init__(self, n: int = 1, world_size: int = 1, tcp: bool = False, argv: tuple[str, ...] = ()) -> None:
+        self.n, self.world_size = n, world_size
+        self._argv = argv or ("-m", "fleet.parameter_server.server")
+        self._directory = tempfile.TemporaryDirectory(prefix="fleet-ps-")
+        self.directory = Path(self._directory.name)
+        self.addresses = tuple(f"tcp:127.0.0.1:{_free_port()}" if tcp else f"unix:{self.directory}/{i}" for i in range(n))
+        self._clients: list[Client] = []
+        self.processes = [self._start(i) for i in range(n)]
+        for i in range(n):
+            self.until(i, "listens on", timeout_s=30)
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        for client in self._clients:
+            client.close()
+        for process in self.processes:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        logs = "".join(self.log(i) for i in range(self.n))
+        self._directory.cleanup()
+        assert kind is not None or "Traceback" not in logs, logs
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What servers and trainers of this job have in common."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("FLEET_", "PADDLE_")) and k not in ("TRAINING_ROLE",)}
+        return {**kept, "FLEET_SERVERS": ",".join(self.addresses), "FLEET_SECRET": SECRET, "FLEET_WORLD_SIZE": str(self.world_size),
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}  # fmt: skip
+
+    def log(self, server: int = 0) -> str:
+        """What a server has printed so far."""
+        return (self.directory / f"server-{server}.log").read_text(errors="replace")
+
+    def until(self, server: int, text: str, timeout_s: float = 20, times: int = 1) -> str:
+        """Wait until a server's log holds a text; return the log."""
+        end = time.monotonic() + timeout_s
+        while self.log(server).count(text) < times:
+            assert time.monotonic() < end, f"server {server} never said {text!r}: {self.log(server)}"
+            assert self.processes[server].poll() is None or text in self.log(server), self.log(server)
+            time.sleep(0.01)
+        return self.log(server)
+
+    def links(self, rank: int = 0, incarnation: int = 1, timeout_s: float = 20, through: tuple[str, ...] = ()) -> list[Any]:
+        """Return a trainer's links; ``through`` are the proxies' addresses instead of the servers' own."""
+        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s) for i, a in enumerate(through or self.addresses)]
+
+    def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
+               through: tuple[str, ...] = ()) -> Client:  # fmt: skip
+        """Return a trainer's client; it is closed with the servers."""
+        client = Client(self.links(rank, incarnation, timeout_s, through), mode, timeout_s)
+        self._clients.append(client)
+        return client
+
+    def _start(self, index: int) -> subprocess.Popen[bytes]:
+        environment = {**self.environment, "FLEET_ROLE": "server", "FLEET_SERVER_INDEX": str(index)}
+        with open(self.directory / f"server-{index}.log", "wb") as log:
+            command = [sys.executable, "-u", *self._argv]
+            return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def spec(name: str = "t", dim: int = 4, optimizer: str = "sgd", **changes: Any) -> TableSpec:
+    """Return a table's spec with small defaults: rows begin at 1."""
+    given: dict[str, Any] = dict(name=name, dim=dim, optimizer=optimizer, hyper=(), initializer="constant", init_args=(1.0, 0.0),
+                                 seed=7, vocabulary=0)  # fmt: skip
+    return TableSpec(**{**given, **changes})
+
+
+def _free_port() -> int:
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
