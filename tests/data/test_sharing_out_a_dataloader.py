@@ -1,5 +1,9 @@
 """ShardedLoader over paddle.io.DataLoader and ArrayLoader: the parts, the order of calls, the position, the refusals."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +13,9 @@ from fleet.errors import ConfigError
 paddle = pytest.importorskip("paddle")
 io = paddle.io
 NUM = 23
+# Paddle 3.3.1 hangs now and then when worker processes are forked after a DataLoader without workers has run (plain
+# Paddle, too: 1 hang in 400 turns of the two; none in 400 turns of workers only). So one process never does both.
+WORKERS = int(os.environ.get("DATALOADER_WORKERS", "0"))
 
 
 class Numbers(io.Dataset):
@@ -19,7 +26,7 @@ class Numbers(io.Dataset):
         return np.float32([index, -index]), np.int64(index)
 
 
-def source(kind, workers=0, shuffle=True, **more):
+def source(kind, workers=WORKERS, shuffle=True, **more):
     if kind == "arrays":
         return ArrayLoader((np.arange(NUM), np.arange(NUM)), 4, shuffle=shuffle, seed=5)
     return io.DataLoader(Numbers(), batch_size=4, shuffle=shuffle, num_workers=workers, **more)
@@ -35,7 +42,7 @@ def numbers(batch):
     return batch[1].numpy().tolist()
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("arrays", 0), ("paddle", 0), ("paddle", 2)])
+@pytest.mark.parametrize(("kind", "workers"), [("arrays", 0), ("paddle", WORKERS)])
 def test_three_trainers_see_together_what_one_sees_alone(kind, workers):
     alone = shard(source(kind))
     epochs = [[numbers(batch) for batch in alone] for _ in range(2)]
@@ -82,13 +89,20 @@ def test_the_next_batch_is_announced_before_a_batch_is_handed_out():
 
 
 def test_all_batches_come_with_and_without_announcing():
-    for workers in (0, 2):
-        plain = [numbers(batch) for batch in shard(source("paddle", workers))]
-        ahead = [numbers(batch) for batch in shard(source("paddle", workers), announce=lambda _: None)]
-        assert plain == ahead and len(plain) == 6
+    plain = [numbers(batch) for batch in shard(source("paddle"))]
+    ahead = [numbers(batch) for batch in shard(source("paddle"), announce=lambda _: None)]
+    assert plain == ahead and len(plain) == 6
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("arrays", 0), ("paddle", 0), ("paddle", 2)])
+@pytest.mark.skipif(WORKERS > 0, reason="this is the process that it starts")
+def test_all_of_this_file_with_two_workers():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "60", __file__]
+    environ = {**os.environ, "DATALOADER_WORKERS": "2"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("arrays", 0), ("paddle", WORKERS)])
 @pytest.mark.parametrize("stop", [1, 3, 6, 8])
 def test_a_state_taken_in_the_loop_resumes_after_the_batch_in_hand(kind, workers, stop):
     whole = shard(source(kind))
@@ -112,7 +126,7 @@ def test_a_state_taken_in_the_loop_resumes_after_the_batch_in_hand(kind, workers
 def test_a_loop_left_early_is_followed_by_the_next_epoch(persistent):
     whole = shard(source("paddle"))
     epochs = [[numbers(batch) for batch in whole] for _ in range(3)]
-    loader = shard(source("paddle", 2, persistent_workers=persistent))
+    loader = shard(source("paddle", persistent_workers=persistent and WORKERS > 0))
     assert [numbers(batch) for batch in loader] == epochs[0]
     for batch in loader:
         assert numbers(batch) == epochs[1][0]
@@ -121,12 +135,10 @@ def test_a_loop_left_early_is_followed_by_the_next_epoch(persistent):
 
 
 def test_the_settings_of_the_source_are_kept_and_the_source_is_not_changed():
-    started = []
-
     def double(samples):
         return np.array([2 * number for _, number in samples])
 
-    loader = io.DataLoader(Numbers(), batch_size=4, collate_fn=double, worker_init_fn=started.append, drop_last=True)
+    loader = io.DataLoader(Numbers(), batch_size=4, collate_fn=double, num_workers=WORKERS, drop_last=True)
     shared = shard(loader, 1, 2)
     assert len(shared) == 5
     assert [batch.numpy().tolist() for batch in shared] == [[4 * 2 * k + 4, 4 * 2 * k + 6] for k in range(5)]
