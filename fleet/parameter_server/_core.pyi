@@ -115,7 +115,8 @@ class Table:
         """Apply ``grads[n, dim]`` to the rows of ``ids[n]``; return how many gradient values are not finite.
 
         If any is not finite, nothing is changed. Missing rows are created first. Repeated ids are applied in order.
-        ``step`` counts from 1 and sets Adam's bias correction. A retry counts twice, also after MemoryError,
+        ``step`` counts from 1 and sets Adam's bias correction; like Paddle's sparse kernel on a CPU, step t uses
+        beta^(t + 1), multiplied up in float32 (core/beta_powers.h). A retry counts twice, also after MemoryError,
         which may leave some ids applied.
         """
 

@@ -56,6 +56,14 @@ def test_building_without_a_compiler_warns_loudly(tmp_path: Path) -> None:
     assert not list((tmp_path / "lib").rglob("_core*.so"))
 
 
+def test_building_without_pybind11_warns_loudly(tmp_path: Path) -> None:
+    (tmp_path / "pybind11.py").write_text("raise ImportError('no pybind11 here')\n")
+    done = build(tmp_path, FLEET_REQUIRE_CORE="", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "NOT built: pybind11 is not installed" in done.stderr
+    assert build(tmp_path / "again", FLEET_REQUIRE_CORE="1", PYTHONPATH=str(tmp_path)).returncode != 0
+
+
 def test_building_without_a_compiler_fails_where_the_core_is_required(tmp_path: Path) -> None:
     done = build(tmp_path, FLEET_REQUIRE_CORE="1")
     assert done.returncode != 0

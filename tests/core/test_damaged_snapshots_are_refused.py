@@ -75,7 +75,8 @@ def test_other_tables(good: tuple[Path, dict[str, int]]) -> None:
 
 def test_other_checksums(good: tuple[Path, dict[str, int]]) -> None:
     path, checksums = good
-    refuse(path, {**checksums, "weights": checksums["weights"] ^ 1}, r"CRC-32 of its tensor weights is 0x[0-9a-f]{8}.*bytes \d+ to \d+")
+    wrong = {**checksums, "weights": checksums["weights"] ^ 1}
+    refuse(path, wrong, r"CRC-32 of its tensor weights is 0x[0-9a-f]{8}.*bytes \d+ to \d+")
     refuse(path, {}, "checksums are not those of its tensors")
     foreign = {"momentum" if name == "state" else name: crc for name, crc in checksums.items()}
     refuse(path, foreign, "no checksum for its tensor state")

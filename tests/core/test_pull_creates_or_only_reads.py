@@ -42,7 +42,8 @@ def test_no_ids() -> None:
 def test_keys_of_one_bucket_with_one_tag() -> None:
     """4000 ids that differ only in the bits that neither bucket, stripe nor tag see: all look alike to the index."""
     salt = 11
-    ids = np.array([id_of_hash(high << 54 | 3 << 50 | odd << 48 | 0x1234_0000_0042, salt) for high in range(1000) for odd in range(4)], np.uint64)
+    same = 3 << 50 | 0x1234_0000_0042
+    ids = np.array([id_of_hash(high << 54 | odd << 48 | same, salt) for high in range(1000) for odd in range(4)], np.uint64)
     assert len(set(core.shard_of(ids, salt).tolist())) == 1000
     rows = table(salt=salt)
     present, absent = ids[:2000], ids[2000:]

@@ -16,7 +16,10 @@ HYPER = {
 }
 
 
-def reference(optimizer: str, dim: int, pushes: list[tuple[list[int], np.ndarray, float, int]]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+Call = tuple[list[int], np.ndarray, float, int]  # ids, grads, lr, step
+
+
+def reference(optimizer: str, dim: int, pushes: list[Call]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     fresh = table(dim, optimizer, hyper=HYPER[optimizer])
     for ids, grads, lr, step in pushes:

@@ -50,8 +50,10 @@ def test_metadata(tmp_path: Path) -> None:
 def test_two_servers_to_three(tmp_path: Path) -> None:
     rows, ids = table(4, "adagrad"), random_ids(20_000)
     rows.push(ids, random_floats(20_000, 4), 0.1, 1)
-    cuts = [0, 512, 1024]
-    files = [(str(tmp_path / f"{low}"), rows.save(str(tmp_path / f"{low}"), low, high)) for low, high in zip(cuts, cuts[1:], strict=False)]
+    files = []
+    for low, high in ((0, 512), (512, 1024)):
+        path = str(tmp_path / str(low))
+        files.append((path, rows.save(path, low, high)))
     assert sum(saved["rows"] for _, saved in files) == 20_000
     owner = np.random.default_rng(3).integers(0, 3, 1024)
     servers = [table(4, "adagrad", stripes=2**i) for i in range(3)]

@@ -93,9 +93,13 @@ def test_as_array_views_foreign_memory() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [((0, 1, "float32"), "null or not aligned"), ((4098, 1, "int64"), "null or not aligned"), ((4096, -1, "int64"), "count must be"),
-     ((4096, 1, "float64"), "dtype must be")],
-)  # fmt: skip
+    [
+        ((0, 1, "float32"), "null or not aligned"),
+        ((4098, 1, "int64"), "null or not aligned"),
+        ((4096, -1, "int64"), "count must be"),
+        ((4096, 1, "float64"), "dtype must be"),
+    ],
+)
 def test_as_array_refuses(arguments: tuple[int, int, str], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         core.as_array(*arguments)
