@@ -221,6 +221,8 @@ class Agent:
         failures = self._failures()
         if self.signals:
             self._begin_stop("signal")
+        elif all(c.status == 0 for c in trainers):
+            self._begin_stop("done")
         elif failures:
             first_s = min(c.exit_ns for c in self.children if self._is_bad(c)) / 1e9
             nothing_to_come = all(c.status is not None for c in self.children) or time.monotonic() - first_s > SETTLE_S
@@ -228,8 +230,6 @@ class Agent:
                 self._begin_stop("failed")
         elif any(self._lingers(c) for c in self.children):
             self._begin_stop("failed")
-        elif all(c.status is not None for c in trainers):
-            self._begin_stop("done")
 
     def _lingers(self, child: Child) -> bool:
         """Say whether a process has failed but does not exit: a thread of its own or an atexit function holds it."""
@@ -248,7 +248,7 @@ class Agent:
             return False
         if child.spec.role == "server":
             return not child.signalled  # whatever its status: trainers were running
-        if child.signalled and child.status in (-signal.SIGTERM, -signal.SIGKILL):
+        if child.signalled and (child.record_seen_s is not None or child.status in (-signal.SIGTERM, -signal.SIGKILL)):
             return report.read_record(child.log_path) is not None
         return child.status != 0
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 # What a process says when *another* one has failed. Types by name, so that nothing has to be imported.
 CONSEQUENCE_TYPES = frozenset({"PeerLost", "RendezvousError", "ConnectionError", "EOFError"})
 CONSEQUENCE_TEXT = (
-    rb"(?i)connection reset by peer|closed by peer|connection refused|connection aborted|broken pipe|peer closed|"
+    rb"(?i)connection reset by peer|closed by peer|remote process exited|timeout self_rank|"
+    rb"connection refused|connection aborted|broken pipe|peer closed|"
     rb"socket closed|connect.{0,20}timed out|store.{0,40}(closed|timeout)"
 )  # compiled by re on first use: nothing may have failed
 LAST_LINES = 12

@@ -18,9 +18,12 @@ MEET = """
     while sum(f.startswith("at-") for f in os.listdir(d)) < n:
         time.sleep(0.001)
 """
-TALK = MEET + """
+TALK = (
+    MEET
+    + """
     print("common line"); print("own line", os.environ["RANK"])
 """
+)
 
 
 @pytest.mark.parametrize("flags, expected", [
@@ -81,7 +84,9 @@ def test_bytes_that_are_no_text_pass(run, tmp_path):
     assert (tmp_path / "stdout").read_bytes() == bytes(range(128, 256)) + b"\n"
 
 
-PROGRESS = MEET + """
+PROGRESS = (
+    MEET
+    + """
     import os, sys, time
     print("FLEET_PROGRESS", os.environ["FLEET_PROGRESS"])
     for i in range(5):
@@ -89,6 +94,7 @@ PROGRESS = MEET + """
     sys.stderr.write("\\n")
     print("finished")
 """
+)
 
 
 def test_progress_lines_show_their_last_state_where_they_cannot_be_redrawn(run):
@@ -157,7 +163,7 @@ def test_a_console_that_takes_nothing_does_not_stop_the_watch(tmp_path):
     environ = {**os.environ, "PYTHONPATH": str(kill_harness.ROOT)}
     with open(tmp_path / "stderr", "wb") as err:
         command = [sys.executable, "-m", "fleet.launch", "--nproc_per_node", "2", "train.py"]
-        process = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=write, stderr=err, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=write, stderr=err, start_new_session=True)
     os.close(write)
     run = kill_harness.Run(process, tmp_path)
     try:

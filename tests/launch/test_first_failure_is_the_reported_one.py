@@ -119,6 +119,16 @@ def test_a_thread_that_outlives_the_failed_main_thread(run):
     assert done.status == 1 and "ValueError: main has failed" in done.err
 
 
+def test_a_failed_process_that_lingers_and_then_leaves_with_0(run):
+    done = run("""
+        import atexit, os, signal, time
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        atexit.register(time.sleep, 30)
+        raise ValueError("main has failed")
+    """)
+    assert done.status == 1 and "ValueError: main has failed" in done.err
+
+
 def test_a_threads_exception_is_told_if_the_process_then_fails(run):
     done = run("""
         import sys, threading
