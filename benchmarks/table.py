@@ -71,8 +71,9 @@ class Rival:
             capture_output=True, text=True,
         )  # fmt: skip
         if built.returncode != 0:
-            no_boost = "boost/" in built.stderr
-            leave("install boost 1.81 or newer (Debian: apt-get install libboost1.81-dev)" if no_boost else built.stderr)
+            if "boost/" in built.stderr:
+                leave("the rival needs boost 1.81 or newer (Debian: apt-get install libboost1.81-dev)")
+            leave(f"{compiler} could not build table_rival.cc:\n{built.stderr}")
         self.process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, command: str, count: int) -> str:
