@@ -83,7 +83,7 @@ _INSTEAD: dict[str, str] = {
 }  # fmt: skip
 
 
-class _Utils:
+class _RefusedByName:
     """``fleet.utils`` of old scripts: every name of it refuses."""
 
     def __getattr__(self, name: str) -> Any:
@@ -103,7 +103,7 @@ def find(name: str) -> Any:
     if name in _OURS:
         return _OURS[name]
     if name == "utils":
-        return _Utils()
+        return _RefusedByName()
     if name in _INSTEAD:
         raise ConfigError(f"fleet.{name} is not in fleet", at=f"fleet.{name}", fix=_INSTEAD[name])
     raise AttributeError(f"module 'fleet' has no attribute {name!r}")
