@@ -84,9 +84,9 @@ class Checkpointer:
         Raises:
             SnapshotError: the newest checkpoint is damaged or does not fit; nothing was loaded.
         """
+        self._runtime.num_epochs = num_epochs
         self.restore()
         while self.epoch < num_epochs:
-            self._runtime.epochs = (self.epoch, num_epochs)
             yield self.epoch
             self.epoch += 1
             self.save()

@@ -33,7 +33,7 @@ class Board:
         self._shown_at = 0.0
         self._pending = False
         self._redraw = env.get("FLEET_PROGRESS", "1" if sys.stdout.isatty() else "0") == "1"
-        self._start = (time.monotonic(), 0, 0, 0.0)  # the first note: when, samples, step, share of the job done
+        self._start = (time.monotonic(), 0, 0)  # the first note: when, samples, step
         runtime.heard["log"] = self.take
         runtime.closers.append(self.finish)
 
@@ -43,7 +43,7 @@ class Board:
         with self._guard:
             if not self._open and not self._latest:
                 # The first step pays for warming up: the rate counts from it.
-                self._start = (time.monotonic(), note["samples"], note["step"], self._done())
+                self._start = (time.monotonic(), note["samples"], note["step"])
             by_rank = self._open.setdefault(note["step"], {})
             by_rank[rank] = note
             if len(by_rank) == self._runtime.role.world_size:
@@ -72,30 +72,36 @@ class Board:
         print(f"\r{line}\x1b[K" if self._redraw else line, end="" if self._redraw else "\n", flush=True)
         self._shown_at, self._pending = now, False
 
-    def _done(self) -> float:
-        """Return the share of all epochs that is done; 0 if no loader says how long they are."""
-        batch, batches = self._runtime.position
-        epoch, epochs = self._runtime.epochs
-        return min(1.0, (epoch + batch / batches) / epochs) if batches else 0.0
-
     def _line(self, now: float) -> str:
-        runtime, latest = self._runtime, self._latest
-        started, samples, first_step, done_before = self._start
+        latest = self._latest
+        started, samples, first_step = self._start
         seconds = max(now - started, 1e-9)
-        parts = [f"step {latest['step']}"]
-        batches, epochs, done = runtime.position[1], runtime.epochs[1], self._done()
-        if batches:
-            filled = round(BAR * done)
-            parts[0] += f"/{batches * epochs} [{'#' * filled}{'.' * (BAR - filled)}]"
+        steps_per_s = (latest["step"] - first_step) / seconds
+        parts = [self._place(latest["step"])]
         parts += [f"{name} {value:.4g}" for name, value in latest["values"].items()]
         if latest["samples"] > samples:
             parts.append(f"{(latest['samples'] - samples) / seconds:,.0f} examples/s")
         else:
-            parts.append(f"{(latest['step'] - first_step) / seconds:.1f} step/s")
-        if done_before < done < 1:
-            left = int(seconds * (1 - done) / (done - done_before))
-            parts.append(f"ETA {left // 60}:{left % 60:02d}")
+            parts.append(f"{steps_per_s:.1f} step/s")
+        left = self._batches_left()
+        if left and steps_per_s > 0:
+            parts.append(f"ETA {int(left / steps_per_s) // 60}:{int(left / steps_per_s) % 60:02d}")
         return "  ".join(parts)
+
+    def _place(self, step: int) -> str:
+        """Return ``epoch 2/3  step 62/100 [####....]``, or what is known of it."""
+        epoch, batch, batches = self._runtime.position
+        if not batches:
+            return f"step {step}"
+        filled = round(BAR * min(1.0, batch / batches))
+        num_epochs = f"/{self._runtime.num_epochs}" if self._runtime.num_epochs else ""
+        return f"epoch {epoch + 1}{num_epochs}  step {batch}/{batches} [{'#' * filled}{'.' * (BAR - filled)}]"
+
+    def _batches_left(self) -> int:
+        """Return the batches up to the end of the last epoch, or of this one if nobody says how many there are."""
+        epoch, batch, batches = self._runtime.position
+        epochs_left = max(0, self._runtime.num_epochs - epoch - 1)
+        return epochs_left * batches + batches - batch
 
 
 def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:

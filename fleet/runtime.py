@@ -40,11 +40,11 @@ class Runtime:
         self.timeout_s = timeout_s
         self.share: Share | None = None  # of the batch in hand; None until somebody says how data are shared
         self.samples_trained = 0  # global samples of all steps
-        self.position = (0, 0)  # batches done and batches of the epoch, of the loader in hand
+        self.position = (0, 0, 0)  # epoch, batches done of it, batches of an epoch: of the loader in hand
         self.logged = 0  # calls of fleet.log
         self.after_step: list[Callable[[], None]] = []  # run at the end of each optimizer step
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
-        self.epochs = (0, 1)  # epochs done and to do, as Checkpointer.epochs says
+        self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
         self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
         self.forgetters: list[Callable[[], None]] = []  # run in a forked child: close inherited sockets without a word

@@ -134,7 +134,7 @@ class Job:
         if runtime.share is not None:
             runtime.samples_trained += runtime.share.num_global
         if self.loader is not None:
-            runtime.position = (self.loader.batches_done, len(self.loader))
+            runtime.position = (self.loader.epoch, self.loader.batches_done, len(self.loader))
 
 
 class DistributedOptimizer:

@@ -97,6 +97,11 @@ class ShardedLoader:
         self._batches.finish()
 
     @property
+    def epoch(self) -> int:
+        """The epoch in hand, from 0."""
+        return self._batches.state()["epoch"]
+
+    @property
     def batches_done(self) -> int:
         """Global batches of this epoch that were handed out."""
         return -(-self._batches.state()["position"] // self.global_batch_size)
