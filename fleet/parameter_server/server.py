@@ -157,7 +157,7 @@ class Server:
             raise wire.WireError(f"the body of operation {head.op} is no JSON object")
         try:
             return self._answer_object(head, ask)
-        except (KeyError, TypeError, ValueError) as error:  # ConfigError is a ValueError
+        except (KeyError, TypeError, ValueError, AttributeError) as error:  # ConfigError is a ValueError
             if isinstance(error, FleetError):
                 raise
             raise wire.WireError(f"a field of operation {head.op} is missing or not of its kind: {error!r}") from error
@@ -269,6 +269,7 @@ def run(role: env.Role) -> None:
 def main() -> int:
     """Run the server that the environment describes; return its exit status."""
     faulthandler.enable()
+    logger.logger()  # now: it imports a module, which a server that has run out of descriptors cannot
     try:
         run(env.detect())
     except FleetError as error:

@@ -6,7 +6,6 @@ here and saved with a snapshot, so that a retry is never applied twice and a res
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from fleet.parameter_server.spec import TableSpec
 
 Keys = NDArray[np.uint64]
 Values = NDArray[np.float32]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Gradient(NamedTuple):
@@ -96,7 +96,7 @@ class Tables:
         if spec is None or gradient.values.shape != (len(gradient.keys), spec.dim):
             raise TableError(f"a gradient of shape {gradient.values.shape} for table {gradient.table}", at=f"server {self.server}",
                              fix="push float32[num_keys, dim] to a table that was opened")  # fmt: skip
-        if not math.isfinite(gradient.learning_rate):
+        if not abs(gradient.learning_rate) <= FLOAT32_MAX:  # NaN too
             raise TableError(f"learning rate {gradient.learning_rate} for table {spec.name!r} from trainer {trainer}",
                              at=f"server {self.server}", fix="give the optimizer a finite learning rate")  # fmt: skip
         bad = gradient.values.size - int(np.count_nonzero(np.isfinite(gradient.values)))

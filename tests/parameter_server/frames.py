@@ -34,6 +34,8 @@ def table_of(heading: str, first: str) -> list[list[str]]:
         rows.append([cell.strip() for cell in line.strip("|").split("|")])
     return rows
 
+SPEC = dict(name="t", dim=4, optimizer="sgd", hyper={}, initializer="constant", init_args=[1.0, 0.0], seed=7, vocabulary=0)
+
 
 class Layout:
     """A head of fixed size, as a table of the document describes it."""
@@ -68,13 +70,14 @@ def header(op: int, *, magic: bytes = b"FLT1", version: int = 1, **fields: Any) 
     return head + struct.pack("<I", zlib.crc32(head) if crc is None else crc)
 
 
-def section(table: int, dim: int, keys: Any = None, values: Any = None, learning_rate: float = 0.0, **lies: Any) -> bytes:
+def section(table: int, dim: int, keys: Any = None, values: Any = None, learning_rate: float = 0.0, lies: Any = None) -> bytes:
     """Return one section; ``lies`` replaces fields of its head."""
     content = (1 if keys is not None else 0) + (2 if values is not None else 0)
-    true = dict(table=table, content=content, num_keys=len(keys if keys is not None else values), dim=dim, learning_rate=learning_rate)
+    num_keys = len(keys if keys is not None else values)
+    true = dict(table=table, content=content, num_keys=num_keys, dim=dim, learning_rate=learning_rate)
     body = b"" if keys is None else np.asarray(keys, dtype="<u8").tobytes()
     body += b"" if values is None else np.asarray(values, dtype="<f4").tobytes()
-    return SECTION.pack(**{**true, **lies}) + body + bytes(-len(body) % 8)
+    return SECTION.pack(**{**true, **(lies or {})}) + body + bytes(-len(body) % 8)
 
 
 def frame(name: str, body: bytes = b"", **fields: Any) -> bytes:
@@ -126,8 +129,8 @@ class Peer:
 
     def open(self, name: str = "t", dim: int = 4, consistency: str = "async", timeout_s: float = 20, **changes: Any) -> int:
         """Open a table; returns its number."""
-        spec = dict(name=name, dim=dim, optimizer="sgd", hyper={}, initializer="constant", init_args=[1.0, 0.0], seed=7, vocabulary=0)
-        answer = self.ask_json("TABLE", {"spec": {**spec, **changes}, "consistency": consistency, "timeout_s": timeout_s})
+        spec = {**SPEC, "name": name, "dim": dim, **changes}
+        answer = self.ask_json("TABLE", {"spec": spec, "consistency": consistency, "timeout_s": timeout_s})
         assert "table" in answer, answer
         return int(answer["table"])
 
