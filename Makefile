@@ -64,7 +64,8 @@ install: $(TESTS)
 
 build: | $(ENV)/bin/python
 	@$(PIP) 'setuptools>=64' wheel 'pybind11>=2.12,<4'
-	@FLEET_REQUIRE_CORE=1 $(PY) setup.py -q build_ext --inplace
+	@FLEET_REQUIRE_CORE=1 $(PY) setup.py -q build_ext --inplace || { echo "the core was not built, see above: it needs a C++17" \
+	"compiler and the Python headers (Debian: apt-get install g++ python3-dev)" >&2; exit 1; }
 	@$(PY) -c 'from fleet.parameter_server import native; print("the core is built: SIMD", native.load().core_info()["simd"])'
 
 demo: export FLEET_REQUIRE_CORE = 1
