@@ -226,7 +226,7 @@ class Client:
             parts = []
             for (table, g), end in zip(gradients, ends, strict=True):
                 cut = slice(int(end[server] - g.counts[server]), int(end[server]))
-                if cut.stop > cut.start:
+                if cut.stop > cut.start or self.mode == "sync":  # there a table's step counts on every server
                     parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
             if parts or self.mode == "sync":  # in sync an empty push says that this trainer is done with the step
                 try:

@@ -91,7 +91,7 @@ class Service:
         self.consistency.wait(step)
         low, high = shard_range(self.server, self.num_servers)
         files = {}
-        for spec, rows in zip(self.tables.specs, self.tables.rows, strict=True):
+        for spec, rows, steps in zip(self.tables.specs, self.tables.rows, self.tables.steps, strict=True):
             file = f"{quote(spec.name, safe='')}/part-{self.server:04d}-of-{self.num_servers:04d}.safetensors"
             path = os.path.join(directory, file)
             try:
@@ -104,7 +104,7 @@ class Service:
                     at=path,
                     fix="free space or give another directory; the last snapshot is as it was",
                 ) from None
-            files[spec.name] = {"file": file, "shards": [low, high], **written}
+            files[spec.name] = {"file": file, "shards": [low, high], **written, "steps": steps}
         return {"files": files, "applied": {str(t): list(v) for t, v in self.tables.applied.items()}}
 
     def load(self, directory: str, manifest: Mapping[str, Any]) -> dict[str, int]:
@@ -127,6 +127,7 @@ class Service:
                     _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
             fresh.append(table)
         self.tables.rows[:] = fresh
+        self.tables.steps[:] = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
         self.tables.applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
         self.consistency.restart(int(manifest["step"]))
         return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}

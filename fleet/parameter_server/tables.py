@@ -46,6 +46,7 @@ class Tables:
         self._numbers: dict[str, int] = {}
         self.specs: list[TableSpec] = []
         self.rows: list[Any] = []  # core.Table, by number
+        self.steps: list[int] = []  # sync: steps in which a table took part, by number; Adam's bias correction counts these
         self.applied: dict[int, tuple[int, int]] = {}  # trainer -> (incarnation, last sequence that counted)
         self._turn: dict[int, threading.Lock] = {}  # trainer -> one push of it at a time, also over two connections
 
@@ -62,6 +63,7 @@ class Tables:
                 self._numbers[spec.name] = len(self.specs)
                 self.specs.append(spec)
                 self.rows.append(rows)
+                self.steps.append(0)
             number = self._numbers[spec.name]
         if self.specs[number] != spec:
             raise TableError(

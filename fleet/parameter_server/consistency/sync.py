@@ -106,7 +106,9 @@ class Sync:
         for table in sorted(of_table):
             parts = of_table[table]
             merged = parts[0] if len(parts) == 1 else self._tables.merged(parts)
-            self._tables.apply(merged, self.step + 1, "the sum over trainers")
+            # As Paddle's Adam, which does not count a step in which its parameter had no gradient.
+            self._tables.apply(merged, self._tables.steps[table] + 1, "the sum over trainers")
+            self._tables.steps[table] += 1
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
