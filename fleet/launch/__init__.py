@@ -1,0 +1,1 @@
+"""`python -m fleet.launch`: start, watch, explain and end the processes of one run. docs/launch.md"""
