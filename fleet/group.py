@@ -56,7 +56,7 @@ class Group:
             PeerLost, RendezvousError: a trainer did not come. Start the job again.
             ConfigError: Paddle was initialised for another number of trainers.
 
-        Cost: about 0.4 s for the first group, 0.3 s for each other one (2 processes, paddle 3.3.1).
+        Cost: about 0.6 s for the first group, 0.3 s for each other one (2 processes, paddle 3.3.1).
         """
         if runtime.role.world_size == 1:
             return cls(runtime, name, None)
@@ -71,10 +71,7 @@ class Group:
                 at=f"process group {name}",
                 fix="call fleet.init() instead of paddle.distributed.init_parallel_env(), before anything of paddle.distributed",
             )
-        runtime.meet(f"process group {name}")
-        with _quiet():
-            made = dist.new_group(list(range(runtime.role.world_size)), backend=_backend())
-        return cls(runtime, name, made)
+        return cls(runtime, name, _new_group(runtime, name))
 
     def all_reduce(self, tensor: Any, op: str = "sum") -> Any:
         """Return a new tensor: ``op`` (sum, mean, max, min) over the trainers' tensors; bitwise the same on each.
@@ -94,8 +91,10 @@ class Group:
             what = f"a {op} of {dtype} would be rounded or overflow"
             raise ConfigError(what, at=call, fix=f"cast first: tensor.astype('{'float32' if op == 'mean' else 'int64'}')")
         self._meet(call, tensor, op)
+        if tensor.size == 0:
+            return _empty_like(tensor)
         result = self._carried(tensor)
-        if self._group is not None and result.size > 0:
+        if self._group is not None:
             import paddle.distributed as dist
 
             kinds = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
@@ -108,12 +107,13 @@ class Group:
         """Return new tensors: every trainer's, in rank order. Raises as :meth:`all_reduce`."""
         call = "fleet.all_gather()"
         self._meet(call, tensor, "")
+        if tensor.size == 0:
+            return [_empty_like(tensor) for _ in range(self._world_size)]
         mine = self._carried(tensor)
-        parts: list[Any] = [mine.clone() for _ in range(self._world_size)]
-        if self._group is not None and mine.size > 0:
+        parts: list[Any] = [] if self._group is not None else [mine]
+        if self._group is not None:
             import paddle.distributed as dist
 
-            parts = []
             self._call(call, lambda: dist.all_gather(parts, mine, group=self._group))
         return [part.astype(tensor.dtype).reshape(tensor.shape) for part in parts]
 
@@ -123,8 +123,10 @@ class Group:
         if not 0 <= source < self._world_size:
             raise ConfigError(f"there is no trainer {source}", at=call, fix=f"give a rank below {self._world_size}")
         self._meet(call, tensor, f"from {source}")
+        if tensor.size == 0:
+            return _empty_like(tensor)
         result = self._carried(tensor)
-        if self._group is not None and result.size > 0:
+        if self._group is not None:
             import paddle.distributed as dist
 
             self._call(call, lambda: dist.broadcast(result, src=source, group=self._group))
@@ -181,6 +183,12 @@ def _dtype(tensor: Any) -> str:
     return name
 
 
+def _empty_like(tensor: Any) -> Any:
+    import paddle
+
+    return paddle.zeros(tensor.shape, dtype=tensor.dtype)
+
+
 def _backend() -> str:
     """Return "gloo" or "nccl". The NCCL side has not yet been run on a GPU."""
     import paddle
@@ -192,28 +200,53 @@ def _start_paddle(runtime: Runtime) -> None:
     """Give Paddle the variables it wants and make its store; the port is held from its choice until Paddle listens."""
     import paddle.distributed as dist
 
+    endpoint = env.get("PADDLE_MASTER")
+    with contextlib.ExitStack() as holding:
+        if not endpoint:  # torchrun's MASTER_PORT is taken by its own agent
+            endpoint = holding.enter_context(_agreed_endpoint(runtime, "the process groups"))
+        os.environ.update(_paddle_variables(runtime, endpoint))
+        _await_listener(runtime, endpoint)
+        with _quiet():
+            dist.init_parallel_env()
+
+
+def _new_group(runtime: Runtime, name: str) -> Any:
+    """Make a process group with a store of its own.
+
+    Paddle's Gloo writes its addresses under the same keys ("/0", "/1"...) for every group (2.6.2 and 3.3.1), so in one store
+    a trainer may read those of the group before and fail: "Connection refused", one time in three with 3 trainers.
+    """
+    import paddle.distributed as dist
+    from paddle.base import core
+    from paddle.distributed import collective
+
     role = runtime.role
-    held, endpoint = None, env.get("PADDLE_MASTER")
-    if not endpoint:
-        # torchrun's MASTER_PORT is taken by its own agent. A socket bound with SO_REUSEADDR that does not listen keeps the
-        # port from everybody who asks for a free one, and lets Paddle's store, which sets the flag too, bind it.
-        if role.rank == 0:
-            held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with _agreed_endpoint(runtime, f"process group {name}") as endpoint:
+        _await_listener(runtime, endpoint)
+        host, port = endpoint.rsplit(":", 1)
+        with _quiet():
+            shared = collective._default_store
+            collective._default_store = core.TCPStore(host, int(port), role.rank == 0, role.world_size)
+            try:
+                return dist.new_group(list(range(role.world_size)), backend=_backend())
+            finally:
+                collective._default_store = shared  # the group keeps its own alive
+
+
+@contextlib.contextmanager
+def _agreed_endpoint(runtime: Runtime, what: str) -> Iterator[str]:
+    """Let trainer 0 choose a port and tell the others; it holds the port until the block ends.
+
+    A socket bound with SO_REUSEADDR that does not listen keeps the port from everybody who asks for a free one, and lets
+    Paddle's store, which sets the flag too, bind it.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as held:
+        endpoint = ""
+        if runtime.role.rank == 0:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind(("127.0.0.1", 0))
             endpoint = f"127.0.0.1:{held.getsockname()[1]}"
-        endpoint = runtime.meet("address of the process groups", endpoint.encode())[0].decode()
-    os.environ.update(_paddle_variables(runtime, endpoint))
-    # Paddle's client sleeps 3 s if nobody listens yet. So the others come when trainer 0's store is up.
-    runtime.meet("start of the process groups")
-    if role.rank > 0:
-        _await_listener(endpoint, runtime.timeout_s)
-    try:
-        with _quiet():
-            dist.init_parallel_env()
-    finally:
-        if held is not None:
-            held.close()
+        yield runtime.meet(f"address of {what}", endpoint.encode())[0].decode()
 
 
 def _paddle_variables(runtime: Runtime, endpoint: str) -> dict[str, str]:
@@ -233,7 +266,11 @@ def _paddle_variables(runtime: Runtime, endpoint: str) -> dict[str, str]:
     }
 
 
-def _await_listener(endpoint: str, timeout_s: float) -> None:
+def _await_listener(runtime: Runtime, endpoint: str) -> None:
+    """Wait until trainer 0's store is up: Paddle's client sleeps 3 s if nobody listens yet."""
+    if runtime.role.rank == 0:
+        return
+    timeout_s = runtime.timeout_s
     host, port = endpoint.rsplit(":", 1)
     deadline, pause_s = time.monotonic() + timeout_s, 0.002
     while True:

@@ -14,6 +14,7 @@ import paddle
 from paddle import nn
 
 import fleet.runtime
+from fleet.collective import agreement
 from fleet.collective import reducer as reducer_module
 from fleet.collective.agreement import agree_model, broadcast_state
 from fleet.collective.reducer import Reducer
@@ -557,7 +558,8 @@ def group_shapes() -> Any:
             "detached": result.stop_gradient, "words": words}  # fmt: skip
 
 
-def state_from_trainer_0() -> dict[str, Any]:
+def state_from_trainer_0(message_bytes: int) -> dict[str, Any]:
+    agreement.MESSAGE_BYTES = message_bytes
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 2))
     model.register_buffer("flag", paddle.to_tensor([True, False]) if rank() == 0 else paddle.to_tensor([False, False]))
     model.register_buffer("count", paddle.to_tensor([rank() + 5], dtype="int64"))
@@ -576,9 +578,10 @@ def models(kind: str) -> str:
         "name": [("a.weight", [2, 3]), (f"{'bc'[rank()]}.weight", [4])],
         "shorter": [("a.weight", [2, 3]), ("b.weight", [4])][: 2 - rank()],
     }
-    named = [(name, paddle.create_parameter(shape, "float32")) for name, shape in shapes[kind]]
-    if kind == "dtype" or kind == "frozen":
-        raise AssertionError(kind)
+    dtype = "float64" if kind == "dtype" and rank() == 1 else "float32"
+    pairs = shapes.get(kind, shapes["same"])
+    named = [(name, paddle.create_parameter(shape, dtype if name[0] == "b" else "float32")) for name, shape in pairs]
+    named[-1][1].stop_gradient = kind == "frozen" and rank() == 1
     try:
         agree_model(runtime(), named)
     except fleet.errors.ConfigError as error:
@@ -586,7 +589,81 @@ def models(kind: str) -> str:
     return "agreed"
 
 
+def no_sync_with_uneven_parts() -> dict[str, Any]:
+    """Two batches, cut 3 + 1 and 1 + 3."""
+    model, alone = two_layers(), two_layers()
+    with reducing(model) as reducer:
+        for k, cut in enumerate((3, 1)):
+            x = batch(4, seed=k, dim=4)[0]
+            mine = x[:cut] if rank() == 0 else x[cut:]
+            runtime().share = Share(len(mine), 4)
+            with reducer.no_sync() if k == 0 else contextlib.nullcontext():
+                model(paddle.to_tensor(mine)).square().mean().backward()
+            alone(paddle.to_tensor(x)).square().mean().backward()
+        return {"got": gradients(model.parameters()), "expected": gradients(alone.parameters())}
+
+
+def recompute_only_later() -> str:
+    """A layer that is used in two recompute segments only from the second step on: right, or refused by name."""
+    model, alone = two_layers(), two_layers()
+    data = [[batch(3, seed=1000 * r, dim=4)[0]] for r in range(2)]
+    with reducing(model):
+        one_backward(model, data[rank()], None)
+        for p in model.parameters():
+            p.clear_gradient(False)
+        try:
+            with_recompute(model, data[rank()], None)
+        except fleet.errors.ConfigError as error:
+            return str(error)
+        got = gradients(model.parameters())
+    for of in data:
+        with_recompute(alone, of, None)
+    close = [np.allclose(a, b / 2, rtol=1e-5, atol=1e-7) for a, b in zip(got, gradients(alone.parameters()), strict=True)]
+    return "right" if all(close) else "wrong"
+
+
+def batch_norm() -> dict[str, Any]:
+    def make() -> Any:
+        return fill(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1D(8), nn.Linear(8, 2)))
+
+    model, alone = make(), make()
+    step = optimizer("sgd", model.parameters())
+    with reducing(model) as reducer:
+        for k in range(3):
+            x = paddle.to_tensor(batch(6, seed=10 * k + rank(), dim=4)[0])
+            model(x).square().mean().backward()
+            for mine, other in zip(alone.parameters(), model.parameters(), strict=True):
+                if not other.stop_gradient:
+                    mine.set_value(other)
+            alone(x)
+            reducer.before_step()
+            step.step()
+            step.clear_grad()
+    weights = [p.numpy() for p in model.parameters() if not p.stop_gradient]  # Paddle's running values are parameters too
+    return {"weights": weights, "mean": model[1]._mean.numpy(), "mean_alone": alone[1]._mean.numpy()}
+
+
+def what_a_lone_trainer_opens() -> list[str]:
+    import threading
+
+    import paddle.distributed as dist
+
+    with reducing(two_layers()):
+        names = [t.name for t in threading.enumerate() if t.name.startswith("fleet")]
+    return names + (["paddle.distributed"] if dist.is_initialized() else [])
+
+
 # -- these end in a broken job
+
+
+def die_inside_all_reduce() -> None:
+    """Trainer 1 meets the others and then dies instead of adding up."""
+    model = two_layers()
+    with reducing(model):
+        one_backward(model, [np.ones((2, 4), "float32")], None)
+        if rank() == 1:
+            Group.all_reduce_sum_ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign, assignment]
+        one_backward(model, [np.ones((2, 4), "float32")], None)
 
 
 def skip(how: str) -> None:
@@ -594,6 +671,8 @@ def skip(how: str) -> None:
     model = two_layers()
     x = [np.ones((2, 4), "float32")]
     runtime().timeout_s = 2.0
+    if how == "other collective":
+        runtime().group.all_reduce(paddle.ones([1]), "sum")
     with reducing(model) as reducer:
         one_backward(model, x, None)
         reducer.before_step()
@@ -615,7 +694,8 @@ def skip(how: str) -> None:
         one_backward(model, x, None)
 
 
-def slow_but_healthy(sleep_s: float) -> list[Any]:
+def slow_but_healthy(sleep_s: float, wait_s: float) -> list[Any]:
+    runtime().timeout_s = wait_s
     model = two_layers()
     with reducing(model) as reducer:
         for k in range(2):

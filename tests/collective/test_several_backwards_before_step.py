@@ -1,0 +1,28 @@
+"""A second backward adds to the first; no_sync keeps gradients at home until the next backward outside."""
+
+from __future__ import annotations
+
+import equal
+import pytest
+from trainers import Trainers
+
+CASES = ["two_backwards", "two_losses_one_graph", "several_under_no_sync", "synced_then_no_sync_then_synced"]
+
+
+@pytest.mark.parametrize("steps", CASES)
+def test_gradients_add_up(pair: Trainers, steps: str) -> None:
+    equal.reduced_equals_alone(pair.run("collective.jobs:compare", build="two_layers", steps=steps))
+
+
+def test_steps_without_clear_grad(pair: Trainers) -> None:
+    equal.reduced_equals_alone(pair.run("collective.jobs:without_clear"))
+
+
+def test_no_sync_keeps_each_batchs_own_weight(pair: Trainers) -> None:
+    results = pair.run("collective.jobs:no_sync_with_uneven_parts")
+    equal.reduced_equals_alone(results)
+
+
+def test_step_with_gradients_that_were_never_sent(pair: Trainers) -> None:
+    for words in pair.run("collective.jobs:refusal", case="unsent"):
+        assert "never sent" in words and "no_sync" in words
