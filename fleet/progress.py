@@ -159,9 +159,9 @@ def banner(job: Any) -> None:
     strategy = job.strategy()
     block = strategy.parameter_server
     role = runtime.role
-    lines = [
-        f"fleet {__version__}: {role.world_size} trainer{'s' * (role.world_size > 1)}, {len(role.servers)} servers ({role.source})"
-    ]
+    trainers, servers = role.world_size, len(role.servers)
+    who = f"{trainers} trainer{'s' * (trainers != 1)}, {servers} server{'s' * (servers != 1)}"
+    lines = [f"fleet {__version__}: {who} ({role.source})"]
     inner = job.optimizer.inner
     batch = job.loader.global_batch_size if job.loader is not None else "the script's own"
     lines.append(f"  batch {batch} ({strategy.batch})  {type(inner).__name__} lr {inner.get_lr():g}  seed {strategy.seed}")

@@ -28,7 +28,7 @@ else:
     import numpy as np
     from fleet.parameter_server.spec import TableSpec
     fleet.init_worker()
-    client = Client([SocketLink("tcp:" + sys.argv[1], 0, "s" * 32, 0, 1, 20.0)], "async", 20.0)
+    client = Client([SocketLink("tcp:" + sys.argv[1], 0, "s" * 32, 0, 1, 20.0, 1)], "async", 20.0)
     fleet.runtime.current("test").closers.append(client.close)
     table = client.open(TableSpec("rows", 4, "sgd", (), "uniform", (-0.01, 0.01), 0, 0))
     keys = np.array([5, 9], dtype=np.uint64)
