@@ -656,6 +656,25 @@ def what_a_lone_trainer_opens() -> list[str]:
 # -- these end in a broken job
 
 
+def interrupted() -> str:
+    model = two_layers()
+    reducer = Reducer(runtime(), model.named_parameters())
+    if rank() == 1:
+        time.sleep(1.5)
+        return "slept"
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        one_backward(model, [np.ones((2, 4), "float32")], None)
+        return "no interrupt"
+    except KeyboardInterrupt:
+        try:
+            reducer.before_step()
+            return "no error"
+        except fleet.errors.ConfigError as error:
+            return f"KeyboardInterrupt, then ConfigError: {error.what}"
+
+
 def die_inside_all_reduce() -> None:
     """Trainer 1 meets the others and then dies instead of adding up."""
     model = two_layers()
