@@ -91,7 +91,9 @@ class SocketLink:
         ConfigError, TableError, SnapshotError: the server refused; retrying fails again.
     """
 
-    def __init__(self, address: str, server: int, secret: str, trainer: int, incarnation: int, timeout_s: float) -> None:
+    def __init__(self, address: str, server: int, secret: str, trainer: int, incarnation: int, timeout_s: float,
+                 num_servers: int) -> None:  # fmt: skip
+        self._num_servers = num_servers
         self._address, self._server, self._secret = address, server, secret
         self._trainer, self._incarnation = trainer, incarnation
         self._answer_s = timeout_s + ANSWER_MARGIN_S
@@ -213,9 +215,11 @@ class SocketLink:
             try:
                 line = endpoint.connect(self._address, self._answer_s)
                 about = wire.greet_server(line, self._secret, self._trainer, self._incarnation)
-                if about["server"] != self._server:
-                    raise ConfigError(f"{self._address} is server {about['server']}, not {self._server}", at="FLEET_SERVERS",
-                                      fix="list the servers in the same order everywhere")  # fmt: skip
+                mine, its = (self._server, self._num_servers), (about["server"], about["num_servers"])
+                if mine != its:  # rows would go to servers that other trainers do not ask for them
+                    fix = "list the same servers in the same order everywhere"
+                    what = f"{self._address} is server {its[0]} of {its[1]}, not {mine[0]} of {mine[1]}"
+                    raise ConfigError(what, at="FLEET_SERVERS", fix=fix)
                 return line
             except wire.WireError as error:
                 raise PeerLost(str(error), at=self._name(), fix="check that FLEET_SERVERS names this job's servers") from None

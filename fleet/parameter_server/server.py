@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import os
 import socket
 import sys
 import threading
@@ -169,9 +170,9 @@ class Server:
             service.consistency.back(head.trainer)
             return {"table": number}
         if head.op == wire.SAVE:
-            return service.save(str(ask["directory"]), head.step)
+            return service.save(_directory(ask), head.step)
         if head.op == wire.LOAD:
-            return service.load(str(ask["directory"]), ask["manifest"])
+            return service.load(_directory(ask), ask["manifest"])
         if head.op == wire.STATUS:
             return service.status()
         raise wire.WireError(f"operation {head.op} is unknown")
@@ -227,6 +228,14 @@ class Server:
         if gone:
             with contextlib.suppress(ConfigError):  # it never opened a table
                 self._service.consistency.lost(trainer, f"trainer {trainer} lost its connection")
+
+
+def _directory(ask: dict[str, Any]) -> str:
+    """Return the directory of a request; a relative one would lie below wherever the server was started."""
+    found = ask["directory"]
+    if not isinstance(found, str) or not os.path.isabs(found):
+        raise wire.WireError(f"directory must be an absolute path, got {found!r}")
+    return found
 
 
 def _numeric(sections: list[wire.Section]) -> list[tuple[wire.Section, Keys, Values]]:

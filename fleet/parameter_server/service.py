@@ -126,10 +126,12 @@ class Service:
                 if part["shards"][0] < high and low < part["shards"][1]:
                     _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
             fresh.append(table)
-        self.tables.rows[:] = fresh
-        self.tables.steps[:] = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
-        self.tables.applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
-        self.consistency.restart(int(manifest["step"]))
+        # Read before anything is replaced: a manifest that lacks one of these changes nothing.
+        steps = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
+        applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
+        step = int(manifest["step"])
+        self.tables.rows[:], self.tables.steps[:], self.tables.applied = fresh, steps, applied
+        self.consistency.restart(step)
         return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
 
     def status(self) -> dict[str, Any]:

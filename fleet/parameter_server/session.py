@@ -149,7 +149,8 @@ def _links(runtime: Runtime, incarnation: int) -> list[Link]:
         if not secret:
             fix = "start the job with python -m fleet.launch, or set the same FLEET_SECRET for servers and trainers"
             raise ConfigError("servers are given but no job secret", at="FLEET_SECRET", fix=fix)
-        return [SocketLink(a, i, secret, role.rank, incarnation, runtime.timeout_s) for i, a in enumerate(role.servers)]
+        links = enumerate(role.servers)
+        return [SocketLink(a, i, secret, role.rank, incarnation, runtime.timeout_s, len(role.servers)) for i, a in links]
     if role.world_size > 1:
         raise ConfigError(
             f"parameter_server is asked for, {role.world_size} trainers run, and there is no server",

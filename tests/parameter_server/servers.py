@@ -21,6 +21,13 @@ from fleet.parameter_server.link import SocketLink
 from fleet.parameter_server.spec import TableSpec
 
 ROOT = Path(__file__).resolve().parents[2]
+# The deadlines are constants of the module; a launcher of three lines shortens them, so that silence can be tested in a second.
+IMPATIENT = """
+import sys
+from fleet.parameter_server import server
+server.GREETING_S, server.BODY_S, server.RETURN_S, server.MAX_GREETINGS = 1.0, 0.7, 0.7, 64
+sys.exit(server.main())
+"""
 SECRET = "the secret of this test"
 
 
@@ -78,7 +85,8 @@ class Servers:
 
     def links(self, rank: int = 0, incarnation: int = 1, timeout_s: float = 20, through: tuple[str, ...] = ()) -> list[Any]:
         """Return a trainer's links; ``through`` are the proxies' addresses instead of the servers' own."""
-        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s) for i, a in enumerate(through or self.addresses)]
+        links = enumerate(through or self.addresses)
+        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n) for i, a in links]
 
     def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
                through: tuple[str, ...] = ()) -> Client:  # fmt: skip

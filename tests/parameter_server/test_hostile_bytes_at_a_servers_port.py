@@ -13,15 +13,7 @@ import frames
 import numpy as np
 import pytest
 from frames import OPS, Peer, dial, frame, header, section
-from servers import SECRET, Servers
-
-# The deadlines are constants of the module; a launcher of three lines shortens them, so that silence can be tested in a second.
-IMPATIENT = """
-import sys
-from fleet.parameter_server import server
-server.GREETING_S, server.BODY_S, server.RETURN_S, server.MAX_GREETINGS = 1.0, 0.7, 0.5, 64
-sys.exit(server.main())
-"""
+from servers import IMPATIENT, SECRET, Servers
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +295,12 @@ class TestRefusedButTheLineGoesOn:
         refused = self.refused(peer, "TABLE", json.dumps(ask).encode())
         assert refused["kind"] == "TableError" and words in refused["what"]
         assert refused["fix"].startswith("give every trainer the same")
+
+    @pytest.mark.parametrize("directory", [3, None, "relative", "", ["/tmp"]])
+    def test_a_directory_that_is_no_absolute_path(self, peer: Peer, directory: object) -> None:
+        ask = json.dumps({"directory": directory, "manifest": {}}).encode()
+        for name in ("SAVE", "LOAD"):
+            assert "directory must be an absolute path" in self.refused(peer, name, ask)["what"]
 
     @pytest.mark.parametrize("ask", [{}, {"directory": "/nowhere", "manifest": {}}, {"directory": "/x", "manifest": {"tables": 5}}])
     def test_a_manifest_that_is_none(self, peer: Peer, ask: dict[str, object]) -> None:
