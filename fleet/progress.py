@@ -6,6 +6,7 @@ it a few times a second.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -34,8 +35,8 @@ class Board:
         self._pending = False
         self._redraw = env.get("FLEET_PROGRESS", "1" if sys.stdout.isatty() else "0") == "1"
         self._start = (time.monotonic(), 0, 0)  # the first note: when, samples, step
-        runtime.heard["log"] = self.take
         runtime.closers.append(self.finish)
+        runtime.listen("log", self.take)
 
     def take(self, rank: int, payload: bytes) -> None:
         """Add one trainer's numbers of one step."""
@@ -64,12 +65,12 @@ class Board:
                 if self._pending:
                     self._show(time.monotonic())
                 if self._redraw:
-                    print(flush=True)
+                    _print("\n")
                 self._latest = {}
 
     def _show(self, now: float) -> None:
         line = self._line(now)
-        print(f"\r{line}\x1b[K" if self._redraw else line, end="" if self._redraw else "\n", flush=True)
+        _print(f"\r{line}\x1b[K" if self._redraw else line + "\n")
         self._shown_at, self._pending = now, False
 
     def _line(self, now: float) -> str:
@@ -104,6 +105,12 @@ class Board:
         return epochs_left * batches + batches - batch
 
 
+def _print(text: str) -> None:
+    # A closed pipe or a full disk must not end the control thread, in which this runs: the job goes on without its line.
+    with contextlib.suppress(OSError):
+        print(text, end="", flush=True)
+
+
 def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Return means weighted by samples; a trainer with an empty part counts nothing."""
     notes = [by_rank[r] for r in sorted(by_rank)]
@@ -116,8 +123,8 @@ def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def open_board(runtime: Runtime) -> None:
-    """Let trainer 0 listen; every trainer calls it before its first note can arrive."""
-    if runtime.role.rank == 0 and "log" not in runtime.heard:
+    """Let trainer 0 listen; notes that others sent before are kept for it."""
+    if runtime.role.rank == 0 and not runtime.listens("log"):
         Board(runtime)
 
 

@@ -11,7 +11,9 @@ import hashlib
 import os
 import sys
 import tempfile
+import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +23,7 @@ from fleet.errors import ConfigError, StrategyConflict
 from fleet.strategy import DistributedStrategy
 
 Value = TypeVar("Value")
+MAX_UNREAD = 1000  # notes kept for a reader that may never come
 OPERATIONS = ("sum", "mean", "max", "min")
 
 
@@ -45,11 +48,13 @@ class Runtime:
         self.after_step: list[Callable[[], None]] = []  # run at the end of each optimizer step
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
-        self.heard: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
         self.forgetters: list[Callable[[], None]] = []  # run in a forked child: close inherited sockets without a word
         self.host: Host | None = None
         self.channel: Channel | None = None
+        self._hearing = threading.Lock()  # guards the two below: notes come in the control thread
+        self._readers: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
+        self._unread: dict[str, deque[tuple[int, bytes]]] = {}  # notes that came before their reader
         self._calls: dict[str, int] = {}
         self._group: Any = None
         if role.kind == "trainer" and role.world_size > 1:
@@ -71,6 +76,17 @@ class Runtime:
             self._hear(kind, 0, payload)
         else:
             self.channel.tell(kind, payload)
+
+    def listen(self, kind: str, reader: Callable[[int, bytes], None]) -> None:
+        """Let ``reader(rank, payload)`` take the notes of a kind; those that came before it too. For trainer 0."""
+        with self._hearing:
+            self._readers[kind] = reader
+            for rank, payload in self._unread.pop(kind, ()):
+                reader(rank, payload)
+
+    def listens(self, kind: str) -> bool:
+        """Return whether notes of a kind have a reader."""
+        return kind in self._readers
 
     @property
     def group(self) -> Any:
@@ -115,9 +131,11 @@ class Runtime:
             self.host.forget()
 
     def _hear(self, kind: str, rank: int, payload: bytes) -> None:
-        reader = self.heard.get(kind)
-        if reader is not None:
-            reader(rank, payload)
+        with self._hearing:
+            if kind in self._readers:
+                self._readers[kind](rank, payload)
+            else:
+                self._unread.setdefault(kind, deque(maxlen=MAX_UNREAD)).append((rank, payload))
 
 
 _runtime: Runtime | None = None
