@@ -291,20 +291,36 @@ def _await_listener(runtime: Runtime, endpoint: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Paddle's greetings off the console while a group is made; every other line comes out, late but whole."""
+    with contextlib.ExitStack() as stack:
+        for fd in (1, 2):
+            stack.enter_context(_filtered(fd))
+        yield
+
+
+@contextlib.contextmanager
+def _filtered(fd: int) -> Iterator[None]:
+    """C++ writes to the descriptor, past ``sys.stdout``: so the descriptor itself is led into a file."""
+    _flush()
+    try:
+        saved = os.dup(fd)
+    except OSError:  # closed by a daemon: nobody reads it
+        yield
+        return
     with tempfile.TemporaryFile() as caught:
-        saved = {}
-        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-            stream.flush()
-            saved[fd] = os.dup(fd)
-            os.dup2(caught.fileno(), fd)
+        os.dup2(caught.fileno(), fd)
         try:
             yield
         finally:
-            for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-                stream.flush()
-                os.dup2(saved[fd], fd)
-                os.close(saved[fd])
+            _flush()
+            os.dup2(saved, fd)
+            os.close(saved)
             caught.seek(0)
-            for line in caught.read().splitlines(keepends=True):
+            for line in caught:
                 if line.strip() and not _NOISE.search(line.strip()):
-                    os.write(2, line)
+                    os.write(fd, line)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()

@@ -61,7 +61,7 @@ class Reducer:
         self._place: dict[int, tuple[int, int, int]] = {}  # parameter -> bucket, start, stop
         self._step, self._backward = 1, 0  # this optimizer step; backwards since the last one
         self._synced = True  # False under no_sync
-        self._unsent = False  # gradients are this trainer's own, from backwards under no_sync
+        self._unsent = False  # param.grad is this trainer's own, from backwards under no_sync
         self._active = False  # inside the outermost backward
         self._failure: BaseException | None = None  # what broke the reducer; raised by every later call
         self._reset()
@@ -159,8 +159,7 @@ class Reducer:
             self._plan = []  # made again, by all, at the end of this backward
 
     def _agree_on_order(self) -> None:
-        unseen = [i for i in reversed(range(len(self._parameters))) if i not in self._ready]
-        order = [*self._ready, *unseen]
+        order = [*self._ready, *(i for i in reversed(range(len(self._parameters))) if i not in self._ready)]
         note = np.array([len(order), *order, *self._repeated], "<u4").tobytes()
 
         def read(notes: list[bytes]) -> tuple[Any, bool]:
@@ -285,7 +284,7 @@ class Reducer:
 
         note = note_of(self._share, mine).pack(len(members))
         self._sender.post(Parcel(where, note, read, self._flats[bucket].tensor))
-        self._posted = bucket + 1
+        self._posted += 1
 
     def _end(self) -> None:
         try:
@@ -325,8 +324,7 @@ class Reducer:
                 parameter, kept = self._parameters[index], self._aside.get(index)
                 if present >> k & 1:
                     self._refuse_frozen_here(index)
-                    take = self._flats[b].take
-                    take(bucket.starts[k], bucket.starts[k + 1], parameter, None if self._unsent else kept)
+                    self._flats[b].take(*bucket.starts[k : k + 2], parameter, None if self._unsent else kept)
                     continue
                 if parameter.grad is not None:  # of an empty part: no trainer with samples has one
                     parameter.clear_gradient(False)
@@ -336,8 +334,8 @@ class Reducer:
     def _refuse_frozen_here(self, index: int) -> None:
         if self._parameters[index].stop_gradient:
             name = self._names[index]
-            what = f"{name} is frozen on this trainer and has a gradient on another"
-            raise ConfigError(what, at=f"trainer {self._runtime.role.rank}, {name}", fix="freeze it on all trainers or on none")
+            what, at = f"{name} is frozen on this trainer and has a gradient on another", f"trainer {self._runtime.role.rank}"
+            raise ConfigError(what, at=at, fix="freeze it on all trainers or on none")
 
     def _keep_own(self) -> None:
         """Under no_sync: weigh this backward's gradients and add what was there; reduced ones count one part on each trainer."""
