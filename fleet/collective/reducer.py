@@ -324,10 +324,10 @@ class Reducer:
                 parameter, kept = self._parameters[index], self._aside.get(index)
                 if present >> k & 1:
                     self._refuse_frozen_here(index)
-                    self._flats[b].take(*bucket.starts[k : k + 2], parameter, None if self._unsent else kept)
+                    start, stop = bucket.starts[k], bucket.starts[k + 1]
+                    self._flats[b].take(start, stop, parameter, None if self._unsent else kept)
                     continue
-                if parameter.grad is not None:  # of an empty part: no trainer with samples has one
-                    parameter.clear_gradient(False)
+                parameter.clear_gradient(False)  # an empty part's: no trainer with samples has one
                 if kept is not None:
                     parameter.grad = kept
 
