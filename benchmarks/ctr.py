@@ -79,7 +79,7 @@ def result_of(text: str) -> dict[str, Any]:
 
 def run_ours(home: Path, epochs: int, trainers: int, consistency: str) -> dict[str, Any]:
     """Train once with fleet."""
-    script = [str(ROOT / "benchmarks" / "ctr_fleet.py"), str(home), str(epochs), str(BATCH), consistency]
+    script = [str(ROOT / "benchmarks" / "jobs" / "ctr_fleet.py"), str(home), str(epochs), str(BATCH), consistency]
     launch = [sys.executable, "-m", "fleet.launch", "--device", "cpu", "--server_num", "1", "--trainer_num", str(trainers)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [*launch, "--log_dir", str(home / "logs" / str(time.time_ns())), *script]
@@ -103,11 +103,12 @@ def run_rival(home: Path, epochs: int) -> dict[str, Any]:
         "PADDLE_PSERVERS_IP_PORT_LIST": server, "PADDLE_TRAINER_ENDPOINTS": trainer, "PADDLE_WITH_GLOO": "1",
         "PADDLE_GLOO_RENDEZVOUS": "3", "PADDLE_GLOO_FS_PATH": str(work / "gloo"), "PADDLE_GLOO_HTTP_ENDPOINT": gloo,
     }  # fmt: skip
-    command = [str(rival_python()), "-W", "ignore", str(ROOT / "benchmarks" / "ctr_paddle262.py")]
+    command = [str(rival_python()), "-W", "ignore", str(ROOT / "benchmarks" / "jobs" / "ctr_paddle262.py")]
     command += [str(home), str(epochs), str(BATCH), str(THREADS)]
 
     def start(role: str, endpoint: str) -> subprocess.Popen[str]:
-        variables = {**common, "TRAINING_ROLE": role, "PADDLE_ROLE": role, "PADDLE_PORT": endpoint.split(":")[1], "PADDLE_TRAINER_ID": "0"}
+        variables = {**common, "TRAINING_ROLE": role, "PADDLE_ROLE": role, "PADDLE_TRAINER_ID": "0"}
+        variables["PADDLE_PORT"] = endpoint.split(":")[1]
         log = open(work / f"{role}.log", "w")  # closed with this process; read below
         return subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=work)
 

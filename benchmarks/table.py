@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,11 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fleet.launch.spec import MALLOC  # noqa: E402
 from fleet.parameter_server import native  # noqa: E402
+from fleet.parameter_server.link import SocketLink  # noqa: E402
+from fleet.parameter_server.spec import TableSpec  # noqa: E402
+from fleet.parameter_server.tables import Gradient  # noqa: E402
 
 DIM, IDS, SALT = 16, 16384, 20240607
 U64 = NDArray[np.uint64]
@@ -178,8 +183,88 @@ def in_process(options: argparse.Namespace) -> Iterator[Figure]:
     yield figure("table push in process, element-wise Adagrad", [ours.push(options.calls) for _ in range(options.repeats)], rows)
 
 
-# Each group is one question's figures; a group that needs a server adds itself here.
-GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {"in_process": in_process}
+def over_sockets(options: argparse.Namespace) -> Iterator[Figure]:
+    """One trainer's link to one server process: pull and push of 16,384 ids a call, over AF_UNIX and over TCP."""
+    with tempfile.TemporaryDirectory() as directory:
+        port = socket.socket()
+        port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port.bind(("127.0.0.1", 0))  # held, not listened on: the server can bind it, nobody else is given it
+        ways = {"AF_UNIX": f"unix:{directory}/server.sock", "TCP": f"tcp:127.0.0.1:{port.getsockname()[1]}"}
+        far = {way: Far(address, options.rows) for way, address in ways.items()}
+        try:
+            for one in far.values():
+                one.check()
+            times: dict[str, list[float]] = {f"{verb} over {way}": [] for verb in ("pull", "push") for way in ways}
+            for _ in range(options.repeats):
+                for way, one in far.items():
+                    times[f"pull over {way}"].append(one.pull(options.calls))
+                    times[f"push over {way}"].append(one.push(options.calls))
+        finally:
+            for one in far.values():
+                one.close()
+    for name, seconds in times.items():
+        yield figure(f"table {name}, one trainer, one server", seconds, options.calls * IDS)
+
+
+class Far:
+    """A server process and the link that a trainer has to it."""
+
+    def __init__(self, address: str, rows: int) -> None:
+        environment = {
+            **os.environ, "FLEET_ROLE": "server", "FLEET_SERVER_INDEX": "0", "FLEET_SERVERS": address, "FLEET_SECRET": "benchmark",
+            "FLEET_WORLD_SIZE": "1", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ":".join(f"{k}={v}" for k, v in MALLOC.items()),
+        }  # fmt: skip
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "fleet.parameter_server.server"], env=environment, stdout=subprocess.DEVNULL
+        )
+        self.link = SocketLink(address, 0, "benchmark", 0, 1, 60.0)
+        spec = TableSpec("rows", DIM, "rowwise_adagrad", (), "constant", (0.0, 0.0), 0, 0)
+        self.table = self.link.open(spec.to_json(), "async", 60.0)
+        self.rows, self.calls = min(rows, 1_000_000), 0  # fewer than in process: the question here is the way, not the table
+        self.buffer = np.empty((IDS, DIM), np.float32)
+        for at in range(0, self.rows, 1 << 18):
+            number = np.arange(at, min(self.rows, at + (1 << 18)), dtype=np.uint64)
+            self.calls += 1
+            weights = np.repeat((number % np.uint64(1000)).astype(np.float32)[:, None], DIM, axis=1)
+            self.link.assign(self.calls, self.table, splitmix64(number), weights)
+
+    def check(self) -> None:
+        number = np.arange(IDS, dtype=np.uint64)
+        self.link.ask_pull(0, False, [(self.table, DIM, splitmix64(number))])
+        self.link.take_pull([self.buffer])
+        if not np.array_equal(self.buffer[:, 3], (number % np.uint64(1000)).astype(np.float32)):
+            raise SystemExit("wrong answer: the server gives other rows than were sent")
+
+    def pull(self, calls: int) -> float:
+        def once(keys: U64) -> None:
+            self.link.ask_pull(0, False, [(self.table, DIM, keys)])
+            self.link.take_pull([self.buffer])
+
+        return self._timed(calls, once)
+
+    def push(self, calls: int) -> float:
+        gradient = np.full((IDS, DIM), 0.01, np.float32)
+
+        def once(keys: U64) -> None:
+            self.calls += 1
+            self.link.push(self.calls, self.calls, [Gradient(self.table, keys, gradient, 0.01)])
+
+        return self._timed(calls, once)
+
+    def _timed(self, calls: int, work: Callable[[U64], object]) -> float:
+        drawn = np.random.default_rng(0).integers(0, self.rows, (calls, IDS)).astype(np.uint64)
+        began = time.perf_counter()
+        for numbers in drawn:
+            work(splitmix64(numbers))
+        return time.perf_counter() - began
+
+    def close(self) -> None:
+        self.link.close()
+        self.server.wait(10)
+
+
+# Each group is one question's figures.
+GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {"in_process": in_process, "over_sockets": over_sockets}
 
 
 def machine() -> dict[str, Any]:
