@@ -217,7 +217,7 @@ class Far:
         self.server = subprocess.Popen(
             [sys.executable, "-m", "fleet.parameter_server.server"], env=environment, stdout=subprocess.DEVNULL
         )
-        self.link = SocketLink(address, 0, 1, "benchmark", 0, 1, 60.0)
+        self.link = SocketLink(address, 0, "benchmark", 0, 1, 60.0, 1)
         spec = TableSpec("rows", DIM, "rowwise_adagrad", (), "constant", (0.0, 0.0), 0, 0)
         self.table = self.link.open(spec.to_json(), "async", 60.0)
         self.rows, self.calls = min(rows, 1_000_000), 0  # fewer than in process: the question here is the way, not the table
