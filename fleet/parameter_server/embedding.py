@@ -44,11 +44,11 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
 
     def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None) -> None:
         super().__init__()
-        if not isinstance(dim, int) or not 1 <= dim <= 65536:
+        if type(dim) is not int or not 1 <= dim <= 65536:
             raise ConfigError(
                 f"dim must be an int from 1 to 65536, got {dim!r}", at="parameter_server.Embedding", fix="give the floats of a row"
             )
-        if not isinstance(vocabulary, int) or vocabulary < 0:
+        if type(vocabulary) is not int or vocabulary < 0:
             raise ConfigError(
                 f"vocabulary must be an int >= 0, got {vocabulary!r}", at="parameter_server.Embedding", fix="0 takes any id"
             )
@@ -60,7 +60,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
 
     def join(self, session: Session, path: str, optimizer: tuple[str, tuple[tuple[str, float], ...]], seed: int) -> None:
         """Open the table; ``path`` is the layer's name in the model."""
-        self.table_name = self.table_name or path
+        self.table_name = self.table_name or path or "embedding"  # no path: the model itself
         spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary)
         self._session, self._table = session, session.open(spec)
 
@@ -195,7 +195,7 @@ def convert(layer: Any, path: str) -> None:
     weight = layer.weight
     at = f"{path} (nn.Embedding)"
     refused = {
-        "padding_idx": layer._padding_idx not in (None, -1),
+        "padding_idx": layer._padding_idx is not None,  # as given: -1 is the last row
         "max_norm": getattr(layer, "_max_norm", None) is not None,
         "scale_grad_by_freq": bool(getattr(layer, "_scale_grad_by_freq", False)),
         "a dtype other than float32": weight.dtype != paddle.float32,
@@ -209,11 +209,12 @@ def convert(layer: Any, path: str) -> None:
     vocabulary, dim = weight.shape
     values = weight.numpy()
     training = layer.training
+    hooks = {name: value for name, value in layer.__dict__.items() if name.startswith("_forward_")}  # the user's go on
     fresh = Embedding(dim, vocabulary=vocabulary, initializer=paddle.nn.initializer.Constant(0.0))
     # The same object becomes another layer: whoever holds it (the model, the script, a list) holds the new one.
     layer.__dict__.clear()
     layer.__class__ = Embedding
-    layer.__dict__.update(fresh.__dict__)
+    layer.__dict__.update({**fresh.__dict__, **hooks})
     layer._upload, layer.training = values, training
 
 

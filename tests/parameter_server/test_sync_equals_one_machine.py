@@ -1,0 +1,99 @@
+"""``sync`` ends where the same script in plain Paddle ends, on 1 or 2 servers with 1, 2 or 3 trainers, after 50 steps.
+
+Per tensor, rows included: max abs difference over max abs value. What may differ is the order of float32 additions: a key's
+gradient is summed within a trainer, weighted by the trainer's share of the batch, and summed over trainers, where Paddle sums
+over the whole batch at once. That is about 1e-7 of a gradient's size a step. SGD adds it up: 50 steps of random sign stay
+below 1e-6. Adagrad divides by the root of all squares so far, which keeps a relative error as it is: 1e-5 leaves a margin of
+ten. Adam divides the mean by the root of the mean square: where a key's gradient is nearly zero, its relative error is large
+and the step is as large as any other, so a few values move visibly: 1e-4. It never compounds, because the means forget.
+One trainer on one server does Paddle's sums in Paddle's order but for the repeats of a key within a batch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from servers import SECRET, Servers
+from trainers import Trainers
+
+TOLERANCE = {"sgd": 1e-5, "adagrad": 1e-5, "adagrad_from_0.1": 1e-5, "adam": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def trainers() -> Iterator[Trainers]:
+    """Two processes; a job of one trainer leaves the other idle."""
+    with Trainers(2, init=False) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Trainers]:
+    """Three more: Paddle keeps the size of its first group for the life of a process."""
+    with Trainers(3, init=False) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def alone(trainers: Trainers) -> dict[str, dict[str, Any]]:
+    return {name: trainers.run("parameter_server.ps_jobs:train_alone", name=name)[0] for name in TOLERANCE}
+
+
+def together(trainers: Trainers, name: str, num_servers: int, world_size: int, **options: Any) -> list[dict[str, Any]]:
+    with Servers(num_servers, world_size=world_size) as servers:
+        found = trainers.run("parameter_server.ps_jobs:train", name=name, world_size=world_size, servers=servers.addresses,
+                             secret=SECRET, **options)  # fmt: skip
+    return found[:world_size]
+
+
+def largest_difference(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    assert set(found) == set(expected)
+    return {n: float(np.abs(found[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in expected}
+
+
+def check(trainers: Trainers, expected: dict[str, Any], name: str, num_servers: int, world_size: int) -> None:
+    results = together(trainers, name, num_servers, world_size)
+    for result in results[1:]:
+        for tensor, value in result.items():
+            assert value.tobytes() == results[0][tensor].tobytes(), f"trainers differ in {tensor}"
+    differences = largest_difference(results[0], expected)
+    print(f"{name}: {num_servers} servers x {world_size} trainers: {max(differences.values()):.1e}")
+    assert max(differences.values()) < TOLERANCE[name], differences
+
+
+@pytest.mark.parametrize("num_servers, world_size", [(1, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("name", list(TOLERANCE))
+def test_one_and_two_trainers(trainers: Trainers, alone: dict[str, Any], name: str, num_servers: int, world_size: int) -> None:
+    check(trainers, alone[name], name, num_servers, world_size)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
+def test_three_trainers_on_two_servers(three: Trainers, alone: dict[str, Any], name: str) -> None:
+    check(three, alone[name], name, 2, 3)
+
+
+def test_the_data_would_show_a_difference(alone: dict[str, Any]) -> None:
+    """The tensors moved, far beyond the tolerance, and the optimizers end in different places."""
+    moved = largest_difference(alone["sgd"], alone["adam"])
+    assert min(moved.values()) > 0.01
+    assert min(largest_difference(alone["adagrad"], alone["adagrad_from_0.1"]).values()) > 0.01
+
+
+def test_announced_or_not_two_runs_are_the_same_bits(trainers: Trainers) -> None:
+    """Announcing ids changes when rows are asked for, never which; and a run repeats to the bit."""
+    runs = [together(trainers, "adam", 2, 2, announce=a)[0] for a in (True, False, True)]
+    runs.append(together(trainers, "adam", 2, 2, prefetch=0)[0])
+    for tensor, value in runs[0].items():
+        assert [r[tensor].tobytes() == value.tobytes() for r in runs] == [True] * 4, tensor
+
+
+def test_async_with_one_trainer_and_no_prefetch_is_exact(trainers: Trainers, alone: dict[str, Any]) -> None:
+    result = together(trainers, "adagrad", 2, 1, consistency="async", prefetch=0)[0]
+    assert max(largest_difference(result, alone["adagrad"]).values()) < TOLERANCE["adagrad"]
