@@ -33,7 +33,7 @@ def run_alone(log, options):
     """Run single.py into ``log``, with its steps as a bar; return its exit status."""
     began = time.monotonic()
     bar = sys.stdout.isatty()
-    process = subprocess.Popen([sys.executable, "-u", str(HERE / "single.py"), *options], cwd=ROOT, env=environ(),
+    process = subprocess.Popen([sys.executable, "-u", str(HERE / "single.py"), *options], env=environ(),
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
     with process, open(log, "w") as file:
         for line in process.stdout:
@@ -52,7 +52,7 @@ def run_alone(log, options):
 def run_job(directory, options):
     """Run train.py as 1 server + 2 trainers; the launcher shows trainer 0 and its progress line."""
     command = [sys.executable, "-m", "fleet.launch", "--server_num", "1", "--trainer_num", "2", "--device", "cpu"]
-    return subprocess.call([*command, "--log_dir", str(directory), str(HERE / "train.py"), *options], cwd=ROOT, env=environ())
+    return subprocess.call([*command, "--log_dir", str(directory), str(HERE / "train.py"), *options], env=environ())
 
 
 def result_of(log, status):
@@ -65,7 +65,7 @@ def result_of(log, status):
 
 def main():
     options = sys.argv[1:]
-    logs = ROOT / "fleet_runs" / time.strftime("demo-%Y%m%d-%H%M%S")
+    logs = Path.cwd() / "fleet_runs" / time.strftime("demo-%Y%m%d-%H%M%S")
     logs.mkdir(parents=True)
     began = time.monotonic()
 
