@@ -68,7 +68,8 @@ class Runtime:
         if self.channel is None:
             return [payload]
         self._calls[what] = self._calls.get(what, 0) + 1
-        return self.channel.meet(f"{what}, call {self._calls[what]}", payload, timeout_s)
+        wait_s = self.timeout_s if timeout_s is None else timeout_s
+        return self.channel.meet(f"{what}, call {self._calls[what]}", payload, wait_s)
 
     def tell(self, kind: str, payload: bytes) -> None:
         """Hand a note to trainer 0's reader of ``kind``; never waits."""
