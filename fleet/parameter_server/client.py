@@ -144,9 +144,13 @@ class Client:
         return self._run(lambda: [link.save(directory, step) for link in self._links])
 
     def load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
-        """Let every server replace its rows by a snapshot's; return rows per table and server."""
+        """Let every server replace its rows by a snapshot's, once all have verified their part; return rows per table and server.
+
+        Raises:
+            SnapshotError: a part is missing or damaged, or a table differs; no server changed a row.
+        """
         self.flush()
-        return self._run(lambda: [link.load(directory, manifest) for link in self._links])
+        return self._run(lambda: self._load(directory, manifest))
 
     def status(self) -> list[dict[str, Any]]:
         """Return every server's rows and bytes per table."""
@@ -234,6 +238,19 @@ class Client:
                 except FleetError as error:  # a step that lacks a push: whatever is pulled behind it would be wrong, or never come
                     self._failure = error
                     raise
+
+    def _load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
+        try:
+            found = [link.load(directory, manifest) for link in self._links]
+        except PeerLost:
+            raise
+        except FleetError:
+            for link in self._links:
+                link.end_load(apply=False)
+            raise
+        for link in self._links:
+            link.end_load(apply=True)
+        return found
 
     def _assign(self, table: Table, keys: Keys, values: Values) -> None:
         ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, len(self._links))

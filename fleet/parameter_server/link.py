@@ -39,6 +39,7 @@ class Link(Protocol):
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None: ...
     def save(self, directory: str, step: int) -> dict[str, Any]: ...
     def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]: ...
+    def end_load(self, apply: bool) -> None: ...
     def status(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
@@ -72,6 +73,9 @@ class LocalLink:
 
     def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
         return self._service.load(directory, manifest)
+
+    def end_load(self, apply: bool) -> None:
+        self._service.end_load(apply)
 
     def status(self) -> dict[str, Any]:
         return self._service.status()
@@ -136,6 +140,9 @@ class SocketLink:
         ask = {"directory": directory, "manifest": manifest}
         found: dict[str, int] = self._call_json(wire.Header(wire.LOAD), ask, patient=True)
         return found
+
+    def end_load(self, apply: bool) -> None:
+        self._call_json(wire.Header(wire.LOAD), {"apply": apply})
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._call_json(wire.Header(wire.STATUS), {})

@@ -172,6 +172,9 @@ class Server:
         if head.op == wire.SAVE:
             return service.save(_directory(ask), head.step)
         if head.op == wire.LOAD:
+            if "apply" in ask:
+                service.end_load(bool(ask["apply"]))
+                return {}
             return service.load(_directory(ask), ask["manifest"])
         if head.op == wire.STATUS:
             return service.status()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -14,6 +14,15 @@ from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
+
+
+class Staged(NamedTuple):
+    """One server's part of a snapshot, read and verified."""
+
+    rows: list[Any]  # core.Table, by number
+    steps: list[int]
+    applied: dict[int, tuple[int, int]]
+    step: int
 
 
 class Service:
@@ -25,6 +34,7 @@ class Service:
         self._guard = threading.Lock()  # guards the choice of the consistency
         self._mode: tuple[str, float] | None = None
         self._consistency: consistency.Consistency | None = None
+        self._staged: Staged | None = None  # a snapshot that was read and is not in force yet
 
     @property
     def consistency(self) -> consistency.Consistency:
@@ -108,13 +118,12 @@ class Service:
         return {"files": files, "applied": {str(t): list(v) for t, v in self.tables.applied.items()}}
 
     def load(self, directory: str, manifest: Mapping[str, Any]) -> dict[str, int]:
-        """Replace this server's rows by a snapshot's; return rows per table.
-
-        All files are read and verified before a row is replaced.
+        """Read and verify this server's part of a snapshot; return rows per table. Nothing changes before :meth:`end_load`.
 
         Raises:
-            SnapshotError: a file is missing or damaged, or a table differs; the rows are as they were.
+            SnapshotError: a file is missing or damaged, or a table differs.
         """
+        self._staged = None
         low, high = shard_range(self.server, self.num_servers)
         keep = np.zeros(NUM_SHARDS, dtype=bool)
         keep[low:high] = True
@@ -126,13 +135,17 @@ class Service:
                 if part["shards"][0] < high and low < part["shards"][1]:
                     _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
             fresh.append(table)
-        # Read before anything is replaced: a manifest that lacks one of these changes nothing.
         steps = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
         applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
-        step = int(manifest["step"])
-        self.tables.rows[:], self.tables.steps[:], self.tables.applied = fresh, steps, applied
-        self.consistency.restart(step)
+        self._staged = Staged(fresh, steps, applied, int(manifest["step"]))
         return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
+
+    def end_load(self, apply: bool) -> None:
+        """Put what was read in force, once every server has read its part, or forget it. Without a part read it does nothing."""
+        staged, self._staged = self._staged, None
+        if staged is not None and apply:
+            self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
+            self.consistency.restart(staged.step)
 
     def status(self) -> dict[str, Any]:
         """Return rows, bytes and the step of this server."""
