@@ -103,3 +103,30 @@ def _step(model: Any, optimizer: Any, users: Any, words: Any, labels: Any) -> No
     optimizer.clear_grad()
     if isinstance(optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
         optimizer._learning_rate.step()
+
+
+def train_until(servers: tuple[str, ...], secret: str, secrets: Any = None, consistency: Any = "sync", dims: Any = (4, 4),
+                die_at: int | None = None, steps: int = 100_000, timeout_s: float = 20.0) -> int:  # fmt: skip
+    """Train until something breaks; trainer 1 dies by KILL at step ``die_at``. Pairs are what each of the two trainers does."""
+    import signal
+
+    import fleet
+
+    rank = int(os.environ["FLEET_RANK"])
+    os.environ.update(FLEET_WORLD_SIZE="2", FLEET_SERVERS=",".join(servers), FLEET_SECRET=secrets[rank] if secrets else secret)
+    try:
+        mode = consistency if isinstance(consistency, str) else consistency[rank]
+        strategy = fleet.DistributedStrategy(parameter_server={"consistency": mode}, timeout_s=timeout_s, batch="per_trainer")
+        fleet.init(strategy=strategy)
+        model = fleet.distributed_model(nn.Sequential(nn.Embedding(50, dims[rank]), nn.Linear(dims[0], 1)))
+        optimizer = fleet.distributed_optimizer(paddle.optimizer.SGD(0.01, parameters=model.parameters()))
+        for step in range(steps):
+            if step == die_at and rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            model(paddle.to_tensor([step % 50, rank])).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            print(f"step {step}", flush=True)
+        return steps
+    finally:
+        fleet.shutdown()
