@@ -53,10 +53,11 @@ class Servers:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
+        for process in self.processes:
+            process.send_signal(signal.SIGCONT)
         for client in self._clients:
             client.close()
         for process in self.processes:
-            process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
         logs = "".join(self.log(i) for i in range(self.n))

@@ -69,7 +69,7 @@ def check(trainers: Trainers, expected: dict[str, Any], name: str, num_servers: 
 
 
 @pytest.mark.parametrize("num_servers, world_size", [(1, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("name", list(TOLERANCE))
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
 def test_one_and_two_trainers(trainers: Trainers, alone: dict[str, Any], name: str, num_servers: int, world_size: int) -> None:
     check(trainers, alone[name], name, num_servers, world_size)
 
@@ -79,6 +79,10 @@ def test_three_trainers_on_two_servers(three: Trainers, alone: dict[str, Any], n
     check(three, alone[name], name, 2, 3)
 
 
+def test_adagrad_that_begins_with_an_accumulator(trainers: Trainers, alone: dict[str, Any]) -> None:
+    check(trainers, alone["adagrad_from_0.1"], "adagrad_from_0.1", 2, 2)
+
+
 def test_the_data_would_show_a_difference(alone: dict[str, Any]) -> None:
     """The tensors moved, far beyond the tolerance, and the optimizers end in different places."""
     moved = largest_difference(alone["sgd"], alone["adam"])
@@ -86,12 +90,12 @@ def test_the_data_would_show_a_difference(alone: dict[str, Any]) -> None:
     assert min(largest_difference(alone["adagrad"], alone["adagrad_from_0.1"]).values()) > 0.01
 
 
-def test_announced_or_not_two_runs_are_the_same_bits(trainers: Trainers) -> None:
-    """Announcing ids changes when rows are asked for, never which; and a run repeats to the bit."""
-    runs = [together(trainers, "adam", 2, 2, announce=a)[0] for a in (True, False, True)]
-    runs.append(together(trainers, "adam", 2, 2, prefetch=0)[0])
+def test_announced_or_not_the_runs_are_the_same_bits(trainers: Trainers) -> None:
+    """Announcing ids changes when rows are asked for, never which; a run repeats to the bit, on another number of servers too."""
+    runs = [together(trainers, "adam", 2, 2, announce=a)[0] for a in (True, False)]
+    runs.append(together(trainers, "adam", 1, 2, prefetch=0)[0])
     for tensor, value in runs[0].items():
-        assert [r[tensor].tobytes() == value.tobytes() for r in runs] == [True] * 4, tensor
+        assert [r[tensor].tobytes() == value.tobytes() for r in runs] == [True] * 3, tensor
 
 
 def test_async_with_one_trainer_and_no_prefetch_is_exact(trainers: Trainers, alone: dict[str, Any]) -> None:
