@@ -18,11 +18,13 @@ import sys
 import threading
 import time
 
-from fleet.launch import shim
-from fleet.launch.spec import MALLOC
+from fleet.launch import devices, shim
+from fleet.launch.spec import MALLOC, MALLOC_NAME, MKL, MKL_NAME
 
 QUESTIONS = {
     # name: (tuning, what the child runs, what that stands for)
+    "AVX2 matrix products, step at batch 512": (MKL_NAME, "step:512:60", "an eager step on an AMD processor"),
+    "AVX2 matrix products, matrix product": (MKL_NAME, "matmul:normal:300", "512x400x400"),
     "malloc thresholds, batch 4096": (
         "malloc thresholds",
         "step:4096:12",
@@ -42,7 +44,7 @@ QUESTIONS = {
 
 def child(tuning: str, work: str) -> None:
     """Measure one work in this process and print milliseconds and a check value."""
-    shim.tune([tuning])
+    shim.tune([t for t in [tuning] if t not in (MKL_NAME, MALLOC_NAME)])
     kind, size, count = work.split(":")
     import numpy as np
     import paddle
@@ -104,7 +106,10 @@ def measure(tuning: str, work: str, is_on: bool) -> dict[str, float]:
     """Run one child and return what it printed."""
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
     environ.pop("GLIBC_TUNABLES", None)
-    if is_on and tuning == "malloc thresholds":
+    environ.pop("MKL_DEBUG_CPU_TYPE", None)
+    if (is_on or tuning != MKL_NAME) and devices.needs_mkl_told():
+        environ.update(MKL)  # in force for all other questions, or slow matrix products would hide what these gain
+    if is_on and tuning == MALLOC_NAME:
         environ["GLIBC_TUNABLES"] = ":".join(f"{k}={v}" for k, v in MALLOC.items())
     command = [sys.executable, __file__, "--child", tuning if is_on else "none", work]
     out = subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout

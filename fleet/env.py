@@ -77,6 +77,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("CUDA_VISIBLE_DEVICES", "launcher, user", "GPUs that this process may see", "all"),
     Variable("OMP_NUM_THREADS", "launcher, user", "threads of one process", "cores / processes under fleet.launch"),
     Variable("GLIBC_TUNABLES", "launcher, user", "malloc thresholds (docs/tuning.md); a user's own are kept", "glibc's"),
+    Variable("MKL_DEBUG_CPU_TYPE", "launcher, user", "5: MKL uses AVX2 on AMD too (docs/tuning.md); a user's own is kept", "unset"),
     Variable("PYTHONUNBUFFERED", "launcher", "1, so that a log file is never behind", "unset"),
 )  # fmt: skip
 

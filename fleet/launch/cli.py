@@ -40,7 +40,7 @@ how it ends
 
 resources and files
   --env K=V               set in every process (repeatable)
-  --tune on|off           malloc thresholds, flush-to-zero, switch interval            [on]
+  --tune on|off           matrix products, malloc, flush-to-zero (docs/tuning.md)      [on]
   -c fleet.yaml           launch: these options; strategy: what the script leaves unset
   --dry_run               print processes, devices and variables, start nothing
   -h, --help              this text

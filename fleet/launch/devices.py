@@ -36,6 +36,16 @@ def _gpus_present() -> list[str]:
     return [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
+def needs_mkl_told() -> bool:
+    """Return whether this is an AMD processor with AVX2, which MKL does not use there by itself."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            first = file.read(8192).partition("\n\n")[0]  # the first core's lines
+    except OSError:
+        return False
+    return "AuthenticAMD" in first and " avx2 " in first
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use: its affinity, cut by the CPU quota of its cgroups."""
     cores = len(os.sched_getaffinity(0))

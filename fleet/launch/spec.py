@@ -17,6 +17,9 @@ SERVER = ("-m", "fleet.parameter_server.server")
 
 # Above these sizes glibc maps and unmaps memory for each tensor of each step; measured in docs/tuning.md.
 MALLOC_NAME = "malloc thresholds"
+# The MKL in Paddle's CPU wheels gives processors of other makers than Intel its SSE code; this tells it that AVX2 is there.
+MKL_NAME = "AVX2 matrix products"
+MKL = {"MKL_DEBUG_CPU_TYPE": "5"}
 MALLOC = {"glibc.malloc.mmap_threshold": str(1 << 30), "glibc.malloc.trim_threshold": str(2 << 30)}
 
 # What makes a process a trainer; a server must not inherit it from the caller's environment.
@@ -104,7 +107,7 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
     elif env.get("FLEET_SERVERS"):
         del common["FLEET_SECRET"]  # servers of the user's own, who know the user's secret
     start = (sys.executable, *interpreter_options(), SHIM, str(os.getpid()))
-    command = (*start, ",".join(t for t in tuning if t != MALLOC_NAME), *options.target)
+    command = (*start, ",".join(t for t in tuning if t not in (MALLOC_NAME, MKL_NAME)), *options.target)
     trainers = []
     for rank in range(num_trainers):
         own = trainer_variables(rank, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))}
@@ -149,6 +152,8 @@ def common_variables(
     common |= dict(options.env)
     if MALLOC_NAME in tuning:
         common["GLIBC_TUNABLES"] = malloc_tunables(common.get("GLIBC_TUNABLES") or env.get("GLIBC_TUNABLES"))
+    if MKL_NAME in tuning and not env.get("MKL_DEBUG_CPU_TYPE"):
+        common = MKL | common
     return common
 
 
@@ -257,7 +262,8 @@ def choose_tuning(asked: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except OSError:
         glibc = False
     can = {MALLOC_NAME: glibc, "flush-to-zero": glibc and os.uname().machine == "x86_64", "switch interval": True}
-    return tuple(t for t, ok in can.items() if ok), tuple(t for t, ok in can.items() if not ok)
+    here = tuple(t for t, ok in can.items() if ok), tuple(t for t, ok in can.items() if not ok)
+    return ((MKL_NAME, *here[0]), here[1]) if devices.needs_mkl_told() else here  # on other processors there is nothing to miss
 
 
 def malloc_tunables(users: str) -> str:

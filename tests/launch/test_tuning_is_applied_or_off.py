@@ -1,8 +1,11 @@
 """What ``--tune on`` says in the banner is in force in the trainer; ``off`` leaves everything alone."""
 
+import io
 import platform
 
 import pytest
+
+from fleet.launch import devices
 
 LOOK = """
     import os, struct, sys, threading
@@ -19,7 +22,25 @@ def test_on(run):
     assert fast == "True" and "glibc.malloc.mmap_threshold=1073741824" in tunables
     if platform.machine() == "x86_64":
         assert (main, thread) == ("True", "True")
-        assert "tuning: malloc thresholds, flush-to-zero, switch interval" in done.err
+        assert "malloc thresholds, flush-to-zero, switch interval" in done.err
+
+
+@pytest.mark.parametrize("flags, own, expected", [((), "", "5"), ((), "4", "4"), (("--tune", "off"), "", "None")])
+def test_matrix_products_on_amd(run, monkeypatch, flags, own, expected):
+    """MKL is told of AVX2 on AMD processors only, and a user's own value is kept."""
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    done = run("import os\nprint(os.environ.get('MKL_DEBUG_CPU_TYPE'))", *flags, env={"MKL_DEBUG_CPU_TYPE": own} if own else {})
+    if expected == "5" and not devices.needs_mkl_told():
+        expected = "None"
+    assert done.log("trainer-0").split() == [expected]
+
+
+@pytest.mark.parametrize("vendor, flags, told", [("AuthenticAMD", " avx2 ", True), ("AuthenticAMD", " sse2 ", False),
+                                                 ("GenuineIntel", " avx2 ", False)])  # fmt: skip
+def test_who_is_told(monkeypatch, vendor, flags, told):
+    text = f"processor : 0\nvendor_id : {vendor}\nflags : fpu{flags}x\n\nprocessor : 1\n"
+    monkeypatch.setattr("builtins.open", lambda *_: io.StringIO(text))
+    assert devices.needs_mkl_told() is told
 
 
 @pytest.mark.parametrize("how", ["flag", "variable", "file"])
