@@ -1,0 +1,36 @@
+"""Two trainer processes for all tests of this room; each test plays its jobs in them, one after another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS), str(TESTS / "parameter_server")]
+
+from servers import SECRET, Servers
+from trainers import Trainers
+
+
+@pytest.fixture(scope="session")
+def checkpoint_pair() -> Iterator[Trainers]:
+    with Trainers(2, init=False) as started:
+        yield started
+
+
+@pytest.fixture
+def play(checkpoint_pair: Trainers) -> Callable[..., Any]:
+    """Run ``checkpoint.jobs:WHAT`` as a job of its own: ``play("train", trainers=2, servers=1, ...)`` -> outcome of each trainer."""
+
+    def run(what: str, trainers: int = 1, servers: int = 0, fails: bool = False, **kwargs: Any) -> list[Any]:
+        call = checkpoint_pair.outcomes if fails else checkpoint_pair.run
+        if servers == 0:
+            return call(f"checkpoint.jobs:{what}", world_size=trainers, **kwargs)[:trainers]
+        with Servers(servers, world_size=trainers) as started:
+            return call(f"checkpoint.jobs:{what}", world_size=trainers, servers=started.addresses, secret=SECRET, **kwargs)[:trainers]
+
+    return run
