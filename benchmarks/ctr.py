@@ -6,8 +6,8 @@ The race: batch 512 a trainer on both sides, lazy Adam 1e-3, 26 ids through one 
 same data (Criteo format, planted signal), decoded and in memory before the clock starts; all epochs count. Ours: async, one
 server, the better of one and two trainers. The rival: InMemoryDataset, async, one server, one trainer with four threads, in an
 environment that this script makes once (benchmarks/.paddle262). On an AMD processor our launcher tells MKL to use AVX2
-(docs/tuning.md): there the rival runs a second time with the same variable, and both ratios are given. Runs take turns; each gives its AUC on held-out data, ours
-must not be lower than the rival's by more than 0.003 (medians). Exit status 1 if it is.
+(docs/tuning.md): there the rival runs a second time with the same variable, and both ratios are given. Runs take turns; each
+gives its AUC on held-out data; ours must not be lower than the rival's by more than 0.003 (medians). Exit status 1 if it is.
 """
 
 from __future__ import annotations
