@@ -181,7 +181,7 @@ def main() -> int:
         "ratios": {rival: [statistics.median(p), p[0], p[-1]] for rival, p in pairs.items()},
         "auc": aucs[best], "rival_auc": {rival: aucs[rival] for rival in rivals}, "equal_auc": equal,
         "other": {name: rates[name] for name in contenders if name not in (best, "rival")},
-        **about(args),
+        **about(f"python benchmarks/ctr.py --samples {args.samples} --epochs {args.epochs} --repeats {args.repeats}"),
     }  # fmt: skip
     print(json.dumps(line))
     if args.record:
@@ -190,11 +190,10 @@ def main() -> int:
     return 0 if equal else 1
 
 
-def about(args: argparse.Namespace) -> dict[str, str]:
+def about(command: str) -> dict[str, str]:
     """Return machine, commit and command."""
     model = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "unknown")
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    command = f"python benchmarks/ctr.py --samples {args.samples} --epochs {args.epochs} --repeats {args.repeats}"
     return {"machine": f"{model}, {os.cpu_count()} cores", "commit": git.stdout.strip(), "command": command}
 
 
