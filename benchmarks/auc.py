@@ -2,9 +2,9 @@
 
     python benchmarks/auc.py [--samples 300000] [--seeds 1 2 3] [--record]
 
-Trains examples/ctr alone (single.py) and as 1 server + 2 trainers (train.py) in sync and in async, with the same seeds and data, and
-compares the AUC on held-out data. Wanted: |job - alone| at most 0.003 in sync and 0.006 in async (medians over seeds); exit status 1
-if not.
+Trains examples/ctr alone (single.py) and as 1 server + 2 trainers (train.py) in sync and in async, with the same seeds and data,
+and compares the AUC on held-out data. Wanted: |job - alone| at most 0.003 in sync and 0.006 in async (medians over seeds); exit
+status 1 if not.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ def main() -> int:
         middle = statistics.median(apart)
         ok = ok and abs(middle) <= within
         command = f"python benchmarks/auc.py --samples {args.samples} --seeds {' '.join(map(str, args.seeds))}"
-        line = {"name": f"ctr AUC, {mode} job - alone", "unit": "AUC", "value": middle, "spread": [min(apart), max(apart)], "wanted": within,
-                "ratio": ratio, "ratio_of": "examples/s, job / alone", "alone": runs["alone"], "job": runs[mode], **about(command)}  # fmt: skip
+        line = {
+            "name": f"ctr AUC, {mode} job - alone", "unit": "AUC", "value": middle, "spread": [min(apart), max(apart)],
+            "wanted": within, "ratio": ratio, "ratio_of": "examples/s, job / alone", "alone": runs["alone"], "job": runs[mode],
+            **about(command),
+        }  # fmt: skip
         print(json.dumps(line))
         if args.record:
             with open(ROOT / "benchmarks" / "results" / "auc.jsonl", "a") as file:
