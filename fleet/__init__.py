@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fleet import data, errors, metrics, parameter_server
-    from fleet.checkpoint import Checkpointer, load, save
+    from fleet.checkpoint import Checkpointer
     from fleet.progress import log
     from fleet.runtime import (
         all_gather,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from fleet.strategy import DistributedStrategy
     from fleet.training import distributed_loader, distributed_model, distributed_optimizer, no_sync
+    from fleet.weights import load, save
 
 __version__ = "0.1.0"
 
@@ -45,12 +46,12 @@ _HOME = {
     "init": "runtime",
     "is_initialized": "runtime",
     "is_server": "runtime",
-    "load": "checkpoint",
+    "load": "weights",
     "local_rank": "runtime",
     "log": "progress",
     "no_sync": "training",
     "rank": "runtime",
-    "save": "checkpoint",
+    "save": "weights",
     "shutdown": "runtime",
     "world_size": "runtime",
 }

@@ -1,4 +1,4 @@
-"""Checkpoints of a whole job, and plain files of weights: atomic, checksummed, resumable to the batch.
+"""Checkpoints of a whole job: atomic, checksummed, resumable to the batch.
 
     DIR/step-00000120/      complete: it was renamed to this name once everything in it was on disk
         manifest.json       step, epoch, trainers, and the checksum of every file below
@@ -12,7 +12,6 @@ All trainers call every function here. A call by some ends with an error naming 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pickle
@@ -20,16 +19,17 @@ import random
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from fleet import logger, paddle_wheel
+from fleet import disk, logger, paddle_wheel
 from fleet.errors import ConfigError, FleetError, SnapshotError
-from fleet.runtime import Runtime, current
+from fleet.runtime import current
+from fleet.together import on_first, patience, together
 
 FORMAT = "fleet checkpoint 1"
+TABLES_MANIFEST = os.path.join("tables", "manifest.json")
 _NAME = re.compile(r"step-(\d{8,})$")
-WRITE_S = 3600.0  # how long trainers wait for one that writes: a disk's time, not a network's
 
 
 class Checkpointer:
@@ -100,12 +100,12 @@ class Checkpointer:
         found = self._runtime.meet("Checkpointer.restore()", (self._newest() or "").encode())[0].decode()
         if not found:
             return False
-        manifest = _verified(found)
-        _together(self._runtime, "restore of a checkpoint", lambda: self._check_fits(manifest, found))
-        _together(self._runtime, "load of a checkpoint", lambda: self._load(manifest, found))
+        manifest: dict[str, Any] = {}
+        together(self._runtime, "check of a checkpoint", lambda: manifest.update(self._checked(found)))
+        self._load(manifest, found)
         self.step, self.epoch = int(manifest["step"]), int(manifest["epoch"])
         self._runtime.samples_trained = int(manifest["samples"])
-        self._runtime.logged = int(manifest["logged"])
+        self._runtime.logged, self._runtime.steps = int(manifest["logged"]), self.step
         if self._runtime.role.rank == 0:
             print(f"resumed at step {self.step} from {found}", flush=True)
         return True
@@ -123,11 +123,12 @@ class Checkpointer:
         if self._runtime.tables is not None:
             self._runtime.tables.flush()
         try:
-            _together(runtime, "start of a checkpoint", lambda: _on_first(runtime, lambda: _fresh(self.directory, temporary)), None)
-            _together(runtime, "checkpoint", lambda: self._write(temporary))
-            _together(runtime, "end of a checkpoint", lambda: _on_first(runtime, lambda: self._publish(temporary, target)))
+            together(runtime, "start of a checkpoint", lambda: on_first(runtime, lambda: _fresh(self.directory, temporary)), None)
+            together(runtime, "checkpoint", lambda: self._write(temporary), patience(runtime))
+            publish = lambda: on_first(runtime, lambda: self._publish(temporary, target))  # noqa: E731
+            together(runtime, "end of a checkpoint", publish, patience(runtime))
         except FleetError:
-            _on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
+            on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
             raise
 
     def _after_step(self) -> None:
@@ -155,20 +156,22 @@ class Checkpointer:
 
     def _write(self, temporary: str) -> None:
         """Write this trainer's part; trainer 0 writes what all share."""
-        import paddle
-
         rank = self._runtime.role.rank
-        _write_bytes(os.path.join(temporary, f"trainer-{rank}.rng"), pickle.dumps(_generators()))
+        disk.write_bytes(os.path.join(temporary, f"trainer-{rank}.rng"), pickle.dumps(_generators()))
         if rank != 0:
             return
-        _save_paddle(paddle, self._model.state_dict(), os.path.join(temporary, "model.pdparams"))
-        _save_paddle(paddle, self._optimizer.state_dict(), os.path.join(temporary, "optimizer.pdopt"))
+        disk.save_paddle(self._model.state_dict(), os.path.join(temporary, "model.pdparams"))
+        disk.save_paddle(self._optimizer.state_dict(), os.path.join(temporary, "optimizer.pdopt"))
         if self._loader is not None:
-            _write_bytes(os.path.join(temporary, "loader.json"), json.dumps(self._loader.state()).encode())
+            disk.write_bytes(os.path.join(temporary, "loader.json"), json.dumps(self._loader.state()).encode())
         if self._runtime.tables is not None:
             self._runtime.tables.save(os.path.join(temporary, "tables"))
 
     def _publish(self, temporary: str, target: str) -> None:
+        names = [n for n in os.listdir(temporary) if n != "tables"]
+        has_tables = len(names) < len(os.listdir(temporary))
+        if has_tables:
+            names.append(TABLES_MANIFEST)  # it names the checksums of the tables' files
         manifest = {
             "format": FORMAT,
             "step": self.step,
@@ -177,19 +180,20 @@ class Checkpointer:
             "logged": self._runtime.logged,
             "world_size": self._runtime.role.world_size,
             "strategy": self._runtime.strategy.effective() if self._runtime.strategy else {},
-            "files": {f: _checksum(os.path.join(temporary, f)) for f in sorted(os.listdir(temporary)) if f != "tables"},
-            "tables": os.path.isdir(os.path.join(temporary, "tables")),
+            "files": {name: disk.checksum(os.path.join(temporary, name)) for name in sorted(names)},
+            "tables": has_tables,
         }
-        _write_bytes(os.path.join(temporary, "manifest.json"), json.dumps(manifest, indent=1).encode())
-        _sync_directory(temporary)
+        manifest["checksum"] = _checksum_of(manifest)
+        disk.write_bytes(os.path.join(temporary, "manifest.json"), json.dumps(manifest, indent=1).encode())
+        disk.sync_directory(temporary)
         replaced = os.path.join(self.directory, f".old-{os.path.basename(target)}")
         if os.path.isdir(target):  # saved twice at the same step; a kill between the two renames is mended by _newest
             os.rename(target, replaced)
         os.rename(temporary, target)
-        _sync_directory(self.directory)
+        disk.sync_directory(self.directory)
         shutil.rmtree(replaced, ignore_errors=True)
-        old = sorted(n for n in os.listdir(self.directory) if _NAME.match(n))[: -self._keep]
-        for name in old:
+        names = [n for n in os.listdir(self.directory) if _NAME.match(n)]
+        for name in sorted(names, key=lambda n: int(n.removeprefix("step-")))[: -self._keep]:
             shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
 
     def _check_fits(self, manifest: dict[str, Any], path: str) -> None:
@@ -204,115 +208,45 @@ class Checkpointer:
             if name not in manifest["files"]:
                 raise SnapshotError("the checkpoint holds no loader position", at=path, fix="leave loader= away, or start anew")
 
+    def _checked(self, path: str) -> dict[str, Any]:
+        """Return the manifest of a checkpoint that is whole and fits this job."""
+        manifest = _verified(path)
+        self._check_fits(manifest, path)
+        return manifest
+
     def _load(self, manifest: dict[str, Any], path: str) -> None:
-        import paddle
+        """Load in an order in which whatever may refuse comes before anything is changed."""
+        model: dict[str, Any] = {}
+        optimizer: dict[str, Any] = {}
+        runtime, tables, position = self._runtime, self._runtime.tables, self._loader.state() if self._loader is not None else None
 
-        state = paddle.load(os.path.join(path, "model.pdparams"))
-        _check_shapes(self._model.state_dict(), state, path)
-        # The tables first: they refuse before they change anything.
-        if self._runtime.tables is not None:
-            self._runtime.tables.load(os.path.join(path, "tables"), self._runtime.role.rank == 0)
-        self._model.set_state_dict(state)
-        self._optimizer.set_state_dict(paddle.load(os.path.join(path, "optimizer.pdopt")))
-        if self._loader is not None:
-            with open(os.path.join(path, "loader.json"), encoding="utf-8") as file:
-                self._loader.load(json.load(file))
-        with open(os.path.join(path, f"trainer-{self._runtime.role.rank}.rng"), "rb") as file:
-            _set_generators(pickle.load(file))
+        def read() -> None:
+            model.update(disk.read_paddle(os.path.join(path, "model.pdparams")))
+            names = model.pop(disk.NAMES, {})
+            disk.check_shapes(self._model.state_dict(), model, path)
+            optimizer.update(_renamed(disk.read_paddle(os.path.join(path, "optimizer.pdopt")), names, self._model))
+            if self._loader is not None:
+                with open(os.path.join(path, "loader.json"), encoding="utf-8") as file:
+                    self._loader.load(json.load(file))
 
+        def apply() -> None:
+            if tables is not None:
+                tables.restart(os.path.join(path, "tables"))
+            self._model.set_state_dict(model)
+            self._optimizer.set_state_dict(optimizer)
+            with open(os.path.join(path, f"trainer-{runtime.role.rank}.rng"), "rb") as file:
+                _set_generators(pickle.load(file))
 
-def save(model: Any, path: str) -> None:
-    """Write the model's weights as plain Paddle reads them; rows come back from the servers.
-
-    Tables without a vocabulary go into a snapshot directory beside the file, ``PATH.tables``, streamed by the servers.
-
-    Raises:
-        SnapshotError: it could not be written; a file that was there is as it was. Safe to retry.
-    """
-    runtime = current("fleet.save()")
-    paddle_wheel.load("fleet.save()")
-    tables = runtime.tables
-    if tables is not None:
-        tables.flush()
-    _together(runtime, "start of fleet.save()", lambda: None, None)
-
-    def write() -> None:
-        import paddle
-
-        state = dict(model.state_dict())
-        if tables is not None:
-            state.update(tables.weights())
-            if tables.has_open_tables():
-                temporary = f"{path}.tables.tmp"
-                shutil.rmtree(temporary, ignore_errors=True)
-                tables.save(temporary)
-                shutil.rmtree(f"{path}.tables", ignore_errors=True)
-                os.rename(temporary, f"{path}.tables")
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        _save_paddle(paddle, state, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
-        _sync_directory(os.path.dirname(os.path.abspath(path)))
-
-    try:
-        _together(runtime, "fleet.save()", lambda: _on_first(runtime, write))
-    except FleetError:
-        _on_first(runtime, lambda: _remove(f"{path}.tmp"))
-        raise
-
-
-def load(model: Any, path: str) -> None:
-    """Read weights that ``fleet.save`` or ``paddle.save`` wrote into the model, and into its tables.
-
-    Raises:
-        SnapshotError: the file is missing or holds another model; nothing was loaded.
-    """
-    runtime = current("fleet.load()")
-    paddle_wheel.load("fleet.load()")
-
-    def read() -> None:
-        import paddle
-
-        if not os.path.isfile(path):
-            raise SnapshotError("there is no such file", at=path, fix="give the path that fleet.save wrote")
-        state = paddle.load(path)
-        rows = runtime.tables.take_weights(state) if runtime.tables is not None else {}
-        _check_shapes(model.state_dict(), state, path)
-        if runtime.tables is not None:
-            if runtime.tables.has_open_tables():
-                runtime.tables.load(f"{path}.tables", runtime.role.rank == 0)
-            if runtime.role.rank == 0:
-                runtime.tables.set_weights(rows)
-        model.set_state_dict(state)
-
-    _together(runtime, "start of fleet.load()", lambda: None, None)
-    _together(runtime, "fleet.load()", read)
-
-
-def _together(runtime: Runtime, what: str, work: Callable[[], None], wait_s: float | None = WRITE_S) -> None:
-    """Do this trainer's part, then tell all whether it went well: one trainer's failure is raised by all.
-
-    ``wait_s=None`` waits ``timeout_s`` for the others: for the first of several, where a trainer may have called nothing.
-    """
-    failure: SnapshotError | ConfigError | None = None
-    try:
-        work()
-    except OSError as error:
-        fix = "free space or give another directory; what was saved before is as it was"
-        failure = SnapshotError(f"{what} failed: {error.strerror}", at=str(error.filename or what), fix=fix)
-    except (SnapshotError, ConfigError) as error:
-        failure = error
-    texts = runtime.meet(what, b"" if failure is None else f"{failure.what}\0{failure.at}\0{failure.fix}".encode(), wait_s)
-    if failure is not None:
-        raise failure
-    for rank, text in enumerate(texts):
-        if text:
-            words, at, fix = text.decode().split("\0")
-            raise SnapshotError(f"trainer {rank}: {words}", at=at, fix=fix)
-
-
-def _on_first(runtime: Runtime, work: Callable[[], Any]) -> None:
-    if runtime.role.rank == 0:
-        work()
+        try:
+            together(runtime, "read of a checkpoint", read)
+            if tables is not None:
+                put = lambda: on_first(runtime, lambda: tables.load(os.path.join(path, "tables")))  # noqa: E731
+                together(runtime, "load of the tables", put, patience(runtime))
+        except FleetError:
+            if self._loader is not None:
+                self._loader.load(position)
+            raise
+        together(runtime, "load of a checkpoint", apply)
 
 
 def _fresh(directory: str, temporary: str) -> None:
@@ -323,9 +257,23 @@ def _fresh(directory: str, temporary: str) -> None:
     os.mkdir(temporary)
 
 
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+def _checksum_of(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True).encode())
+
+
+def _renamed(state: dict[str, Any], old_names: dict[str, str], model: Any) -> dict[str, Any]:
+    """Return an optimizer's state under the names that the model's tensors have in this process.
+
+    Paddle names tensors by counting layers, so a script that builds another layer first has other names.
+    """
+    mine = {name: value.name for name, value in model.state_dict().items()}
+    new_names = {old: mine[name] for name, old in old_names.items() if name in mine}
+    by_length = sorted(new_names, key=len, reverse=True)  # linear_1.w_0 is no state of linear_1.w
+    found = {}
+    for key, value in state.items():
+        old = next((o for o in by_length if key.startswith(f"{o}_")), None)
+        found[key if old is None else new_names[old] + key[len(old) :]] = value
+    return found
 
 
 def _verified(path: str) -> dict[str, Any]:
@@ -336,23 +284,14 @@ def _verified(path: str) -> dict[str, Any]:
             manifest: dict[str, Any] = json.load(file)
         if manifest["format"] != FORMAT:
             raise SnapshotError(f"not a {FORMAT!r}: {manifest['format']!r}", at=path, fix=fix)
+        if manifest["checksum"] != _checksum_of(manifest):
+            raise SnapshotError("manifest.json is damaged: its checksum is wrong", at=os.path.join(path, "manifest.json"), fix=fix)
         for name, expected in manifest["files"].items():
-            if _checksum(os.path.join(path, name)) != expected:
+            if disk.checksum(os.path.join(path, name)) != expected:
                 raise SnapshotError(f"{name} is damaged: its size or checksum is wrong", at=os.path.join(path, name), fix=fix)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SnapshotError(f"the checkpoint cannot be read: {error!r}", at=path, fix=fix) from None
     return manifest
-
-
-def _check_shapes(mine: dict[str, Any], theirs: dict[str, Any], path: str) -> None:
-    missing = sorted(set(mine) ^ set(theirs) - {"StructuredToParameterName@@"})
-    if missing:
-        what = f"the model and the file differ in {', '.join(missing[:5])}" + (" ..." if len(missing) > 5 else "")
-        raise SnapshotError(what, at=path, fix="load it with the model that it was saved with")
-    for name, value in mine.items():
-        if list(value.shape) != list(theirs[name].shape):
-            what = f"{name} has shape {list(theirs[name].shape)} in the file, {list(value.shape)} in the model"
-            raise SnapshotError(what, at=path, fix="load it with the model that it was saved with")
 
 
 def _generators() -> dict[str, Any]:
@@ -372,36 +311,3 @@ def _set_generators(states: dict[str, Any]) -> None:
         paddle.set_rng_state(states["paddle"])
     else:  # its pickled state holds the seed only
         logger.warning("Paddle 2 cannot restore its random generator: dropout draws other numbers after a resume")
-
-
-def _save_paddle(paddle: Any, state: Any, path: str) -> None:
-    paddle.save(state, path)
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_bytes(path: str, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _checksum(path: str) -> list[int]:
-    """Return [bytes, crc32] of a file."""
-    size = crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            size, crc = size + len(block), zlib.crc32(block, crc)
-    return [size, crc]
-
-
-def _sync_directory(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

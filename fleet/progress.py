@@ -46,9 +46,10 @@ class Board:
                 # The first step pays for warming up: the rate counts from it.
                 self._start = (time.monotonic(), note["samples"], note["step"])
             by_rank = self._open.setdefault(note["step"], {})
-            by_rank[rank] = note
+            before = by_rank.get(rank)  # of an earlier call in the same step
+            by_rank[rank] = note if before is None else {**note, "values": {**before["values"], **note["values"]}}
             if len(by_rank) == self._runtime.role.world_size:
-                self._latest = _combine(by_rank)
+                self._latest = _combine(by_rank, self._latest)
                 self._pending = True
                 for step in [s for s in self._open if s <= note["step"]]:
                     del self._open[step]
@@ -111,11 +112,14 @@ def _print(text: str) -> None:
         print(text, end="", flush=True)
 
 
-def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Return means weighted by samples; a trainer with an empty part counts nothing."""
+def _combine(by_rank: dict[int, dict[str, Any]], latest: dict[str, Any]) -> dict[str, Any]:
+    """Return means weighted by samples; a trainer with an empty part counts nothing.
+
+    ``latest`` is what was shown last: what it has of the same step stays.
+    """
     notes = [by_rank[r] for r in sorted(by_rank)]
-    values = {}
-    for name in notes[0]["values"]:
+    values: dict[str, float] = dict(latest["values"]) if latest.get("step") == notes[0]["step"] else {}
+    for name in {name: None for note in notes for name in note["values"]}:
         pairs = [(n["values"][name], n["weight"]) for n in notes if name in n["values"]]
         total = sum(w for _, w in pairs)
         values[name] = sum(v * w for v, w in pairs if w) / total if total else pairs[0][0]
@@ -141,7 +145,7 @@ def log(**values: Any) -> None:
     open_board(runtime)
     runtime.logged += 1
     note = {
-        "step": runtime.logged,
+        "step": runtime.steps or runtime.logged,  # a trainer may log more often than another, but all take the same steps
         "values": {name: _number(name, value) for name, value in values.items()},
         "weight": 1 if runtime.share is None else runtime.share.num_samples,
         "samples": runtime.samples_trained,

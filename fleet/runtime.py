@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import hashlib
 import os
 import sys
@@ -37,11 +38,19 @@ class Share(NamedTuple):
 class Runtime:
     """State of the process's part in the job. Made by :func:`init`; there is one."""
 
-    def __init__(self, role: env.Role, strategy: DistributedStrategy | None, timeout_s: float) -> None:
+    def __init__(
+        self, role: env.Role, strategy: DistributedStrategy | None, timeout_s: float, batch_per_trainer: bool = False
+    ) -> None:
         self.role = role
-        self.strategy = strategy
+        self._batch_per_trainer = batch_per_trainer  # unless the strategy sets batch
+        # The job's own copy: completed by training, agreed by all trainers.
+        self.strategy: DistributedStrategy | None = self._own(DistributedStrategy()) if batch_per_trainer else None
+        self.strategy_in_force = False  # from then on it does not change
+        self._given: DistributedStrategy | None = None  # the script's own object
+        self._first: DistributedStrategy | None = None  # as it was when it was given
         self.timeout_s = timeout_s
         self.share: Share | None = None  # of the batch in hand; None until somebody says how data are shared
+        self.steps = 0  # optimizer steps, of the runs before a resume too
         self.samples_trained = 0  # global samples of all steps
         self.position = (0, 0, 0)  # epoch, batches done of it, batches of an epoch: of the loader in hand
         self.logged = 0  # calls of fleet.log
@@ -62,6 +71,7 @@ class Runtime:
             if role.rank == 0:
                 self.host = Host(path, role.world_size, self._hear)
             self.channel = Channel(path, role.rank, role.world_size, timeout_s)
+        self.agree_strategy(strategy)
 
     def meet(self, what: str, payload: bytes = b"", timeout_s: float | None = None) -> list[bytes]:
         """Wait for all trainers at the n-th call of ``what``; return their payloads in rank order."""
@@ -99,18 +109,37 @@ class Runtime:
         return self._group
 
     def agree_strategy(self, strategy: DistributedStrategy | None) -> DistributedStrategy | None:
-        """Take the job's one strategy; a different second one is refused."""
+        """Take the job's one strategy; a different second one is refused, and so is a change once it is in force."""
         if strategy is None:
             return self.strategy
         _check_strategy(strategy, "strategy=")
-        if self.strategy is not None and self.strategy != strategy:
+        changes = strategy is self._given and not self.strategy_in_force  # the script goes on filling in its object
+        if self._first is not None and self._first != strategy and not changes:
             raise StrategyConflict(
-                f"a second, different strategy: {strategy!r} after {self.strategy!r}",
+                f"a second, different strategy: {strategy!r} after {self._first!r}",
                 at="strategy=",
-                fix="a job has one strategy: give it once, or the same object everywhere",
+                fix="a job has one strategy: give it once, or the same everywhere",
             )
-        self.strategy = strategy
-        return strategy
+        if self.strategy_in_force and self._first is None and not self._agrees(strategy):
+            raise StrategyConflict(
+                f"{strategy!r} comes too late: an earlier call has put {self.strategy!r} in force",
+                at="strategy=",
+                fix="give the strategy to fleet.init(), or to the first call that takes one",
+            )
+        if not self.strategy_in_force:
+            self._given, self._first, self.strategy = strategy, copy.deepcopy(strategy), self._own(strategy)
+        return self.strategy
+
+    def _own(self, strategy: DistributedStrategy) -> DistributedStrategy:
+        own = copy.deepcopy(strategy)
+        if self._batch_per_trainer and not own.is_set("batch"):
+            own.batch = "per_trainer"
+        return own
+
+    def _agrees(self, strategy: DistributedStrategy) -> bool:
+        """Return whether everything that a strategy sets is in force already."""
+        mine = self.strategy.effective() if self.strategy is not None else {}
+        return all(mine.get(name) == value for name, value in strategy.effective().items() if strategy.is_set(name))
 
     def close(self) -> None:
         """Close what was opened, last opened first. Collectives are refused afterwards."""
@@ -170,12 +199,9 @@ def init(
             at=role.source,
             fix="start all trainers on one node",
         )
-    if is_collective or getattr(role_maker, "is_collective", False):
-        strategy = strategy or DistributedStrategy()
-        if not strategy.is_set("batch"):
-            strategy.batch = "per_trainer"
     timeout_s = strategy.timeout_s if strategy is not None else _timeout_of_file()
-    _runtime = Runtime(role, strategy, timeout_s)
+    collective = bool(is_collective or getattr(role_maker, "is_collective", False))
+    _runtime = Runtime(role, strategy, timeout_s, batch_per_trainer=collective)
     _follow_forks(_runtime)
 
 

@@ -29,7 +29,7 @@ class Job:
         self.session: Any = None  # parameter_server.Session
         self.embeddings: dict[str, Any] = {}  # table name -> parameter_server.Embedding
         self.loader: Any = None  # the loader that handed out the batch in hand
-        self.steps = 0
+        self._announced = False  # the start banner was shown
         self._strategy: DistributedStrategy | None = None
 
     def strategy(self, given: DistributedStrategy | None = None) -> DistributedStrategy:
@@ -43,6 +43,7 @@ class Job:
             if self.runtime.role.servers and not strategy.is_set("parameter_server"):
                 strategy.parameter_server = True
             self.runtime.strategy = self._strategy = strategy
+            self.runtime.strategy_in_force = True
             self.runtime.timeout_s = float(strategy.timeout_s)
             _agree(self.runtime, strategy)
         return self._strategy
@@ -128,8 +129,9 @@ class Job:
                 at="optimizer.step()",
                 fix='use loader = fleet.distributed_loader(loader), or say that each trainer brings its own: batch="per_trainer"',
             )
-        self.steps += 1
-        if self.steps == 1:
+        runtime.steps += 1
+        if not self._announced:
+            self._announced = True
             progress.banner(self)
         if runtime.share is not None:
             runtime.samples_trained += runtime.share.num_global

@@ -32,7 +32,10 @@ ARROWS: dict[str, str] = {
     "parameter_server": "env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
     "data": "env errors logger runtime",
     "metrics": "errors runtime",
-    "checkpoint": "env errors logger paddle_wheel runtime",
+    "disk": "errors",
+    "together": "errors runtime",
+    "checkpoint": "disk errors logger paddle_wheel runtime together",
+    "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
     "progress": "face env errors runtime parameter_server.row_optimizer",
     "parameter_server.row_optimizer": "errors",
@@ -45,7 +48,7 @@ ARROWS: dict[str, str] = {
 }  # fmt: skip
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.
-PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "parameter_server"}
+PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "disk", "parameter_server"}
 PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding"}  # a layer is a subclass; whoever wants one has Paddle
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",

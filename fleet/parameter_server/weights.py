@@ -32,14 +32,17 @@ class Weights:
         """Let the servers write a snapshot; one trainer calls it, after all have flushed."""
         snapshot.save(self._session.client, directory)
 
-    def load(self, directory: str, first: bool) -> None:
-        """Take up a snapshot: the first trainer lets the servers read it, all go on at its step.
+    def load(self, directory: str) -> None:
+        """Let the servers take up a snapshot; one trainer calls it, then all call :meth:`restart`.
 
         Raises:
             SnapshotError: it is missing, damaged, or of other tables; the rows are as they were.
         """
-        step = snapshot.load(self._session.client, directory) if first else int(snapshot.read_manifest(directory)["step"])
-        self._session.restart(step)
+        snapshot.load(self._session.client, directory)
+
+    def restart(self, directory: str) -> None:
+        """Go on at the step of a snapshot that the servers have taken up."""
+        self._session.restart(int(snapshot.read_manifest(directory)["step"]))
 
     def has_open_tables(self) -> bool:
         """Return whether a table has no vocabulary, so that its rows are no plain weight."""

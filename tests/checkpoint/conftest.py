@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS / "parameter_server")]
+sys.path[0:0] = [str(TESTS), str(TESTS / "parameter_server")]
 
-from servers import SECRET, Servers
-from trainers import Trainers
+from servers import SECRET, Servers  # noqa: E402
+from trainers import Trainers  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +24,14 @@ def checkpoint_pair() -> Iterator[Trainers]:
 
 @pytest.fixture
 def play(checkpoint_pair: Trainers) -> Callable[..., Any]:
-    """Run ``checkpoint.jobs:WHAT`` as a job of its own: ``play("train", trainers=2, servers=1, ...)`` -> outcome of each trainer."""
+    """Run ``checkpoint.jobs:WHAT`` as a job of its own: ``play("train", trainers=2, servers=1)`` -> outcome of each trainer."""
 
     def run(what: str, trainers: int = 1, servers: int = 0, fails: bool = False, **kwargs: Any) -> list[Any]:
         call = checkpoint_pair.outcomes if fails else checkpoint_pair.run
         if servers == 0:
             return call(f"checkpoint.jobs:{what}", world_size=trainers, **kwargs)[:trainers]
         with Servers(servers, world_size=trainers) as started:
-            return call(f"checkpoint.jobs:{what}", world_size=trainers, servers=started.addresses, secret=SECRET, **kwargs)[:trainers]
+            kwargs.update(servers=started.addresses, secret=SECRET)
+            return call(f"checkpoint.jobs:{what}", world_size=trainers, **kwargs)[:trainers]
 
     return run

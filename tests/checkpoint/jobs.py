@@ -99,7 +99,8 @@ def train(world_size: int, servers: tuple[str, ...] = (), secret: str = "", dire
         loader = fleet.distributed_loader(source, ids=announced)
         ckpt = None
         if directory:
-            ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, loader=loader, every_steps=every_steps, keep=keep)
+            how = {"every_steps": every_steps, "keep": keep}
+            ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, loader=loader, **how)
         losses, rates, seen, steps = [], [], [], 0
         for epoch in ckpt.epochs(epochs) if ckpt else range(epochs):
             seen.append(epoch)
