@@ -35,7 +35,7 @@ def test_a_strategy_that_is_none(wrong: object) -> None:
 
 
 def test_is_collective_means_a_batch_per_trainer() -> None:
-    from fleet import runtime
+    from fleet import training
 
     for given, want in (
         (None, "per_trainer"),
@@ -44,8 +44,7 @@ def test_is_collective_means_a_batch_per_trainer() -> None:
     ):
         fleet.init(is_collective=True, strategy=given)
         try:
-            strategy = runtime.current("test").strategy
-            assert strategy is not None and strategy.batch == want
+            assert training.job("test").strategy().batch == want
         finally:
             fleet.shutdown()
 
