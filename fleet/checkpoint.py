@@ -179,6 +179,7 @@ class Checkpointer:
             "samples": self._runtime.samples_trained,
             "logged": self._runtime.logged,
             "world_size": self._runtime.role.world_size,
+            "optimizer": self._optimizer_name(),
             "strategy": self._runtime.strategy.effective() if self._runtime.strategy else {},
             "files": {name: disk.checksum(os.path.join(temporary, name)) for name in sorted(names)},
             "tables": has_tables,
@@ -196,6 +197,9 @@ class Checkpointer:
         for name in sorted(names, key=lambda n: int(n.removeprefix("step-")))[: -self._keep]:
             shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
 
+    def _optimizer_name(self) -> str:
+        return type(getattr(self._optimizer, "inner", self._optimizer)).__name__
+
     def _check_fits(self, manifest: dict[str, Any], path: str) -> None:
         world_size = self._runtime.role.world_size
         if manifest["world_size"] != world_size:
@@ -204,6 +208,9 @@ class Checkpointer:
         if manifest["tables"] != (self._runtime.tables is not None):
             what = "the checkpoint has tables on servers" if manifest["tables"] else "the checkpoint has no tables on servers"
             raise SnapshotError(f"{what}, this job is the other way round", at=path, fix="use the strategy that it was saved with")
+        if manifest["optimizer"] != self._optimizer_name():
+            what = f"the checkpoint is of optimizer {manifest['optimizer']}, this job has {self._optimizer_name()}"
+            raise SnapshotError(what, at=path, fix="use the optimizer that it was saved with, or fleet.load the weights alone")
         for name in ["loader.json"] if self._loader is not None else []:
             if name not in manifest["files"]:
                 raise SnapshotError("the checkpoint holds no loader position", at=path, fix="leave loader= away, or start anew")
@@ -290,7 +297,8 @@ def _verified(path: str) -> dict[str, Any]:
             if disk.checksum(os.path.join(path, name)) != expected:
                 raise SnapshotError(f"{name} is damaged: its size or checksum is wrong", at=os.path.join(path, name), fix=fix)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"the checkpoint cannot be read: {error!r}", at=path, fix=fix) from None
+        at = str(getattr(error, "filename", None) or os.path.join(path, "manifest.json"))
+        raise SnapshotError(f"the checkpoint cannot be read: {error!r}", at=at, fix=fix) from None
     return manifest
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from fleet.errors import SnapshotError
@@ -15,7 +16,7 @@ NAMES = "StructuredToParameterName@@"  # Paddle's key for {name in the model: na
 
 def write_bytes(path: str, data: bytes) -> None:
     """Write a small file and make it durable."""
-    with open(path, "wb") as file:
+    with _named(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -25,8 +26,9 @@ def save_paddle(state: Any, path: str) -> None:
     """Let Paddle write a state dict and make it durable."""
     import paddle
 
-    paddle.save(state, path)
-    _sync(path)
+    with _named(path):
+        paddle.save(state, path)
+        _sync(path)
 
 
 def sync_directory(path: str) -> None:
@@ -72,6 +74,16 @@ def check_shapes(mine: dict[str, Any], theirs: dict[str, Any], path: str) -> Non
 def remove(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Let an error of writing name its file; the operating system's own does only for open()."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
 
 
 def _sync(path: str) -> None:

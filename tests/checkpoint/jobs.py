@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ import paddle
 from paddle import nn
 
 import fleet
+import fleet.runtime
 
 SAMPLES, BATCH, VOCABULARY = 37, 8, 30
 STEPS = -(-SAMPLES // BATCH)  # of an epoch
@@ -30,16 +32,14 @@ class Net(nn.Layer):
         self.words = nn.Embedding(VOCABULARY, dim)
         self.users = fleet.parameter_server.Embedding(3) if open_table else None
         self.drop = nn.Dropout(0.3)
-        self.out = nn.Linear(dim + 3 * open_table, 1)
+        self.out = nn.Linear(4, 1)
         rng = np.random.default_rng(3)
         for parameter in self.parameters():
             parameter.set_value(rng.uniform(-0.5, 0.5, parameter.shape).astype(np.float32))
 
     def forward(self, words: Any) -> Any:
-        parts = [self.words(words).mean(axis=1)]
-        if self.users is not None:
-            parts.append(self.users(words[:, 0] * 10**12))
-        return self.out(self.drop(paddle.concat(parts, axis=1)))
+        out = self.out(self.drop(self.words(words).mean(axis=1)[:, :4]))
+        return out if self.users is None else out + self.users(words[:, 0] * 10**12).sum(axis=1, keepdim=True)
 
 
 def data() -> Any:
@@ -120,3 +120,109 @@ def train(world_size: int, servers: tuple[str, ...] = (), secret: str = "", dire
         found = {"steps": steps, "epochs": seen, "losses": losses, "rates": rates, "weights": weights(model)}
         fleet.barrier()
         return found
+
+
+def loads(world_size: int, directories: list[str], servers: tuple[str, ...] = (), secret: str = "",
+          has_loader: bool = True, **build: Any) -> Any:  # fmt: skip
+    """Try to restore from each directory, in one job; return for each (the error's type and text or None, what moved, step)."""
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    with job(world_size, servers, secret):
+        model, optimizer, _ = built(servers, **build)
+        loader = fleet.distributed_loader(paddle.io.DataLoader(data(), batch_size=BATCH, shuffle=True))
+        found = []
+        for directory in directories:
+            ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, loader=loader if has_loader else None)
+            before, position, error = weights(model), loader.state(), None
+            try:
+                ckpt.restore()
+            except fleet.errors.FleetError as caught:
+                error = f"{type(caught).__name__}: {caught}"
+            after = weights(model)
+            moved = [n for n in before if before[n].tobytes() != after[n].tobytes()]
+            moved += ["loader"] * (position != loader.state()) + ["optimizer"] * bool(optimizer.inner._accumulators_holder)
+            found.append((error, moved, ckpt.step))
+            fleet.barrier()
+        return found
+
+
+def steps(model: Any, optimizer: Any, schedule: Any, count: int = 2) -> None:
+    """Train without a loader, so that every trainer computes the same."""
+    optimizer._job.runtime.share = fleet.runtime.Share(1, fleet.world_size())
+    words, labels = data()[:8]
+    for _ in range(count):
+        loss = nn.functional.mse_loss(model(paddle.to_tensor(words)), paddle.to_tensor(labels))
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        schedule.step()
+
+
+def save_twice(world_size: int, directory: str, servers: tuple[str, ...] = (), secret: str = "") -> Any:
+    """Save at the same step twice; return the names in the directory after each."""
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    with job(world_size, servers, secret):
+        model, optimizer, schedule = built(servers)
+        ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer)
+        steps(model, optimizer, schedule)
+        names = []
+        for _ in range(2):
+            ckpt.save()
+            names.append(sorted(os.listdir(directory)))
+            fleet.barrier()
+        return names
+
+
+def saves_alone(world_size: int, directory: str, what: str) -> Any:
+    """Trainer 0 calls a function that all must call, and waits 1.5 s for the others; return its error."""
+    with job(world_size):
+        model, optimizer, _ = built(tables=False, timeout_s=1.5)
+        ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer)
+        path = f"{directory}/m"
+        calls = {"Checkpointer.save": ckpt.save, "Checkpointer.restore": ckpt.restore,
+                 "fleet.save": lambda: fleet.save(model, path), "fleet.load": lambda: fleet.load(model, path)}  # fmt: skip
+        if fleet.rank() == 0:
+            began = time.monotonic()
+            try:
+                calls[what]()
+            except fleet.errors.FleetError as error:
+                return f"{type(error).__name__}: {error}", time.monotonic() - began
+            return None
+        time.sleep(3)
+        return None
+
+
+def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), secret: str = "", dim: int = 4,
+               tables: bool = True) -> Any:  # fmt: skip
+    """Save, save on a disk without room, save once there is room; return the error, and the names after each."""
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    with job(world_size, servers, secret):
+        model, optimizer, schedule = built(servers, tables=tables, dim=dim)
+        ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, keep=1)
+        steps(model, optimizer, schedule)
+        ckpt.save()
+        names = [sorted(os.listdir(directory))]
+        steps(model, optimizer, schedule, 1)
+        filler = os.path.join(directory, "filler")
+        if fleet.rank() == 0:
+            with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        fleet.barrier()
+        error = None
+        try:
+            ckpt.save()
+        except fleet.errors.SnapshotError as caught:
+            error = str(caught)
+        fleet.barrier()
+        if fleet.rank() == 0:
+            os.unlink(filler)
+        names.append(sorted(os.listdir(directory)))
+        fleet.barrier()
+        steps(model, optimizer, schedule, 1)
+        ckpt.save()
+        names.append(sorted(os.listdir(directory)))
+        fleet.barrier()
+        return error, names
