@@ -1,0 +1,53 @@
+"""Start the fault tests' job under the launcher, and judge what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import kill_harness
+from kill_harness import Run
+
+from fleet.checkpoint import _verified
+from fleet.parameter_server.service import Service
+from fleet.parameter_server.spec import TableSpec
+
+SCRIPT = str(Path(__file__).resolve().parent / "train.py")
+
+
+def start(directory: Path, *arguments: str, servers: int = 2, trainers: int = 2, **environ: str) -> Run:
+    """Start the job in ``directory``, with its checkpoints in ``directory/ckpt``."""
+    directory.mkdir(exist_ok=True)
+    flags = ["--server_num", str(servers), "--trainer_num", str(trainers), "--device", "cpu", "--log_dir", "logs"]
+    return kill_harness.start([*flags, "--grace", "5", SCRIPT, str(directory / "ckpt"), *arguments], directory, environ)
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Return the complete checkpoints, oldest first, each one verified: every file, and every row of the tables."""
+    found = sorted((directory / "ckpt").glob("step-*"))
+    for path in found:
+        _verified(str(path))
+        tables = json.loads((path / "tables/manifest.json").read_text())
+        service = Service(0, 1, 1)
+        for table in tables["tables"].values():
+            service.open(TableSpec.from_json(table["spec"]).to_json(), "sync", 60.0)
+        rows = service.load(str(path / "tables"), tables)
+        assert all(rows.values()), rows
+    return found
+
+
+def is_over(run: Run) -> None:
+    """Check that no process of the run is left."""
+    assert kill_harness.survivors_after(run, 2.5) == [], run.err
+
+
+def end(run: Run) -> None:
+    """Clean up after a test that failed."""
+    if run.process.poll() is None:
+        os.kill(run.process.pid, 9)
+        run.process.wait(10)
+    kill_harness.survivors_after(run, 5.0)
