@@ -226,3 +226,41 @@ def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         names.append(sorted(os.listdir(directory)))
         fleet.barrier()
         return error, names
+
+
+def _predictions(model: Any) -> tuple[Any, Any]:
+    model.eval()
+    words = paddle.to_tensor(np.arange(30).reshape(10, 3))
+    rows = model.users(words[:, 0] * 10**12).numpy() if model.users is not None else None
+    found = model(words).numpy()
+    model.train()
+    return found, rows
+
+
+def saves_weights(world_size: int, path: str, servers: tuple[str, ...] = (), secret: str = "", **build: Any) -> Any:
+    """Train a little, save, and return predictions and rows of the open table."""
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    with job(world_size, servers, secret):
+        model, optimizer, schedule = built(servers, **build)
+        steps(model, optimizer, schedule)
+        fleet.save(model, path)
+        found = _predictions(model)
+        fleet.barrier()
+        return found
+
+
+def loads_weights(world_size: int, path: str, servers: tuple[str, ...] = (), secret: str = "", **build: Any) -> Any:
+    """Load into a fresh model; return predictions, rows of the open table, and the error."""
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    with job(world_size, servers, secret):
+        model, optimizer, schedule = built(servers, **build)
+        error = None
+        try:
+            fleet.load(model, path)
+        except fleet.errors.FleetError as caught:
+            error = f"{type(caught).__name__}: {caught}"
+        found = _predictions(model)
+        fleet.barrier()
+        return *found, error
