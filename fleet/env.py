@@ -34,6 +34,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_TUNE", "launcher, user", "on or off: what docs/tuning.md measures", "on"),
     Variable("FLEET_SIMD", "user", "SIMD level of the C++ core: portable, avx2, avx512 or auto; all give the same bits", "auto"),
     Variable("FLEET_REQUIRE_CORE", "user", "1: installing fleet fails if the C++ core cannot be built", "0"),
+    Variable("FLEET_SHARED_MEMORY", "user", "off: gradients of trainers on one host go through Gloo", "on"),
     # Who this process is.
     Variable("FLEET_RUN_ID", "launcher", "name of the run; the keeper finds the run's processes by it", "none"),
     Variable("FLEET_LOG_DIR", "launcher", "directory of the run's files, one per process", "none"),

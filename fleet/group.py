@@ -46,6 +46,11 @@ class Group:
         self._runtime, self._group = runtime, paddle_group
         self._world_size = runtime.role.world_size
 
+    @property
+    def backend(self) -> str:
+        """``gloo`` or ``nccl``."""
+        return _backend()
+
     @classmethod
     def open(cls, runtime: Runtime, name: str) -> Group:
         """Open a group of all trainers; every trainer opens the same groups in the same order.

@@ -83,7 +83,7 @@ class Board:
         parts += [f"{name} {value:.4g}" for name, value in latest["values"].items()]
         if latest["samples"] > samples:
             parts.append(f"{(latest['samples'] - samples) / seconds:,.0f} examples/s")
-        else:
+        elif steps_per_s > 0:
             parts.append(f"{steps_per_s:.1f} step/s")
         left = self._batches_left()
         if left and steps_per_s > 0:
@@ -177,7 +177,7 @@ def banner(job: Any) -> None:
     batch = job.loader.global_batch_size if job.loader is not None else "the script's own"
     lines.append(f"  batch {batch} ({strategy.batch})  {type(inner).__name__} lr {inner.get_lr():g}  seed {strategy.seed}")
     if job.reducer is not None:
-        lines.append(f"  collective: all-reduce of {job.reducer.bytes_per_step / 1e6:.1f} MB a step")
+        lines.append(f"  dense gradients: {job.reducer.bytes_per_step / 1e6:.1f} MB a step meet {job.reducer.way}")
     if block is not None:
         lines += _about_tables(job, block)
     else:

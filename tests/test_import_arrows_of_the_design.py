@@ -28,7 +28,7 @@ ARROWS: dict[str, str] = {
     "runtime": "env control errors strategy group",
     "group": "env errors runtime",
     # The wings: neither knows the other.
-    "collective": "errors group runtime collective.strategies",
+    "collective": "env errors group runtime collective.strategies",
     "parameter_server": "env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
     "data": "env errors logger runtime",
     "metrics": "errors runtime",

@@ -7,10 +7,13 @@ NumPy lets go of the interpreter meanwhile). A gradient's address is asked for e
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fleet.group import Group
 
 Array = npt.NDArray[np.float32]
 
@@ -32,7 +35,12 @@ class HostFlat:
         import paddle
 
         self.tensor = paddle.zeros([size], dtype="float32")
-        self._array = over(self.tensor)
+        self._array = self._sum = over(self.tensor)  # what this trainer gives, and what all gave: Gloo adds up in place
+
+    def add_up(self, group: Group | None, where: str) -> None:
+        """Put the sum over all trainers in place of what this one gave; all have met at ``where``."""
+        assert group is not None
+        group.all_reduce_sum_(self.tensor, where)
 
     def put(self, start: int, stop: int, gradient: Any, weight: float) -> None:
         """Write ``weight * gradient``; weight 0 writes zeros even over NaN."""
@@ -50,14 +58,33 @@ class HostFlat:
         """Make ``parameter.grad`` this part, plus ``kept`` if given: in its own memory, never a view of the bucket."""
         gradient = parameter.grad
         if gradient is None or not gradient.is_contiguous():
+            import paddle
+
             parameter.clear_gradient(False)
-            parameter.grad = self.tensor[start:stop].reshape(parameter.shape)  # copies
+            parameter.grad = paddle.empty(parameter.shape, dtype="float32")
             gradient = parameter.grad
-        else:
-            np.copyto(over(gradient), self._array[start:stop])
+        np.copyto(over(gradient), self._sum[start:stop])
         if kept is not None:
             into = over(gradient)
             into += over(kept)
+
+
+class SharedFlat(HostFlat):
+    """A bucket in memory that the trainers of one host share; ``slots[turn][rank]`` of SharedSlots."""
+
+    def __init__(self, slots: Sequence[Sequence[Array]], rank: int) -> None:
+        self._slots, self._rank, self._turn = slots, rank, 0
+        self._array = slots[0][rank]
+        self._sum = np.empty_like(self._array)
+
+    def add_up(self, group: Group | None, where: str) -> None:
+        """Add all trainers' slots in rank order; the next backward writes to the next turn's slot."""
+        first, second, *others = self._slots[self._turn]
+        np.add(first, second, out=self._sum)
+        for other in others:
+            np.add(self._sum, other, out=self._sum)
+        self._turn = (self._turn + 1) % len(self._slots)
+        self._array = self._slots[self._turn][self._rank]
 
 
 class DeviceFlat:
@@ -67,6 +94,11 @@ class DeviceFlat:
         import paddle
 
         self.tensor = paddle.zeros([size], dtype="float32")
+
+    def add_up(self, group: Group | None, where: str) -> None:
+        """As :meth:`HostFlat.add_up`."""
+        assert group is not None
+        group.all_reduce_sum_(self.tensor, where)
 
     def put(self, start: int, stop: int, gradient: Any, weight: float) -> None:
         """As :meth:`HostFlat.put`."""

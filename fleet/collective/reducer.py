@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from fleet.collective.agreement import broadcast_state as broadcast_state
-from fleet.collective.flat import DeviceFlat, Flat, HostFlat
+from fleet.collective.flat import DeviceFlat, Flat, HostFlat, SharedFlat
 from fleet.collective.note import note_of, read_presence
 from fleet.collective.plan import FLOAT_BYTES, Bucket, make_buckets
 from fleet.collective.sender import Parcel, Sender
+from fleet.collective.shared import SharedSlots
 from fleet.errors import ConfigError, FleetError
 from fleet.group import Group
 from fleet.runtime import Runtime
@@ -58,6 +59,8 @@ class Reducer:
         self._frozen: list[tuple[str, Any]] = []
         self._plan: list[Bucket] = []  # empty until the trainers have agreed on an order
         self._flats: list[Flat] = []
+        self._group: Group | None = None  # opened where memory cannot be shared
+        self.way = ""  # how gradients meet, for the banner; known from the first backward on
         self._place: dict[int, tuple[int, int, int]] = {}  # parameter -> bucket, start, stop
         self._step, self._backward = 1, 0  # this optimizer step; backwards since the last one
         self._synced = True  # False under no_sync
@@ -80,7 +83,7 @@ class Reducer:
             if hasattr(self._engine.run_backward, "reducer"):
                 fix = "give fleet.distributed_model one model that holds all that is trained, for example a paddle.nn.LayerList"
                 raise ConfigError("a second reducer in one process", at="fleet.distributed_model()", fix=fix)
-            self._sender = Sender(runtime, Group.open(runtime, "gradients"))
+            self._sender = Sender(runtime)
             self._wrap_engine()
             runtime.closers.append(self.close)
 
@@ -170,11 +173,22 @@ class Reducer:
 
         self._sender.post(Parcel(self._where(f"order of {len(order)} gradients"), note, read))
         self._plan = self._sender.answer()
-        kind = HostFlat if self._parameters[0].place.is_cpu_place() else DeviceFlat
-        self._flats = [kind(bucket.starts[-1]) for bucket in self._plan]
+        self._flats = self._make_flats([bucket.starts[-1] for bucket in self._plan])
         for b, bucket in enumerate(self._plan):
             for k, index in enumerate(bucket.members):
                 self._place[index] = (b, bucket.starts[k], bucket.starts[k + 1])
+
+    def _make_flats(self, sizes: list[int]) -> list[Flat]:
+        """Return the buckets' memory: shared on one host, else of the process, with a group that adds it up."""
+        if self._parameters[0].place.is_cpu_place():
+            shared = SharedSlots.open(self._runtime, sizes)
+            if shared is not None:
+                self.way = "in shared memory"
+                return [SharedFlat(slots, self._runtime.role.rank) for slots in shared.slots]
+        self._group = self._group or Group.open(self._runtime, "gradients")
+        self.way = "over " + self._group.backend
+        kind = HostFlat if self._parameters[0].place.is_cpu_place() else DeviceFlat
+        return [kind(size) for size in sizes]
 
     # -- one backward
 
@@ -283,7 +297,7 @@ class Reducer:
             return present, present != 0
 
         note = note_of(self._share, mine).pack(len(members))
-        self._sender.post(Parcel(where, note, read, self._flats[bucket].tensor))
+        self._sender.post(Parcel(where, note, read, lambda: self._flats[bucket].add_up(self._group, where)))
         self._posted += 1
 
     def _end(self) -> None:

@@ -1,7 +1,7 @@
 """The thread that sends buckets, in the agreed order, while backward goes on.
 
-Gloo blocks inside a call, also with ``sync_op=False``; hence a thread, with a process group of its own. Between buckets it
-sleeps in a queue, during a bucket in a socket or in Gloo: never on the interpreter's lock.
+Gloo blocks inside a call, also with ``sync_op=False``, and so does a meeting; hence a thread. Between buckets it sleeps in a
+queue, during a bucket in a socket, in Gloo or in a NumPy sum: never on the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fleet.errors import PeerLost
-from fleet.group import Group
 from fleet.runtime import Runtime
 
 
 class Parcel(NamedTuple):
-    """One meeting, and the tensor that is added up after it if anybody has something to add."""
+    """One meeting, and what adds the bucket up after it if anybody has something to add."""
 
     where: str
     note: bytes  # what this trainer says at the meeting
     read: Callable[[list[bytes]], tuple[Any, bool]]  # in the sender's thread: notes by rank -> answer, whether to add up
-    tensor: Any | None = None
+    add_up: Callable[[], None] = lambda: None
 
 
 class Sender:
     """Sends parcels in the order in which they are posted. ``close`` joins its thread."""
 
-    def __init__(self, runtime: Runtime, group: Group) -> None:
-        self._runtime, self._group = runtime, group
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._posted: queue.SimpleQueue[Parcel | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._send_all, name="fleet-reducer", daemon=True)
@@ -75,5 +74,5 @@ class Sender:
             raise PeerLost("the control channel is closed", at=parcel.where, fix="train between fleet.init() and shutdown()")
         answer, wanted = parcel.read(channel.meet(parcel.where, parcel.note, self._runtime.timeout_s))
         if wanted:
-            self._group.all_reduce_sum_(parcel.tensor, parcel.where)
+            parcel.add_up()
         return answer

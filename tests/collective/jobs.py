@@ -368,7 +368,8 @@ def memory_is_its_own() -> dict[str, Any]:
             reducer.before_step()
             kept.append(model[0].weight.grad.detach().clone())
             copies.append(model[0].weight.grad.numpy().copy())
-            flats = [(f.tensor.data_ptr(), f.tensor.data_ptr() + 4 * f.tensor.size) for f in reducer._flats]
+            arrays = [a for f in reducer._flats for a in (f._array, f._sum)]
+            flats = [(a.ctypes.data, a.ctypes.data + a.nbytes) for a in arrays]
             inside = [any(a <= p.grad.data_ptr() < b for a, b in flats) for p in model.parameters()]
             assert not any(inside)
             for p in model.parameters():
@@ -382,10 +383,57 @@ def on_device_operators() -> dict[str, Any]:
 
     host = reducer_module.HostFlat
     reducer_module.HostFlat = DeviceFlat  # type: ignore[misc, assignment]
+    os.environ["FLEET_SHARED_MEMORY"] = "off"
     try:
         return compare("two_layers", "synced_then_no_sync_then_synced")
     finally:
         reducer_module.HostFlat = host  # type: ignore[misc]
+        del os.environ["FLEET_SHARED_MEMORY"]
+
+
+def at_different_speeds(num_steps: int) -> Any:
+    """Each trainer is late at random, before it adds up and after: nobody may read what a faster one wrote for later."""
+    from fleet.collective.flat import SharedFlat
+
+    random, model, add_up = np.random.default_rng(rank()), two_layers(), SharedFlat.add_up
+
+    def backward(k: int) -> Any:
+        model.clear_gradients()
+        one_backward(model, [np.full((2, 4), 1.0 + k, "float32")], None)
+        return gradients(model.parameters())
+
+    plain = [backward(k) for k in range(num_steps)]
+
+    def late(self: Any, *args: Any) -> None:
+        time.sleep(random.choice([0, 0, 0.003]))
+        add_up(self, *args)
+        time.sleep(random.choice([0, 0, 0.003]))
+
+    SharedFlat.add_up = late  # type: ignore[method-assign]
+    try:
+        with reducing(model) as reducer:
+            seen = []
+            for k in range(num_steps):
+                seen.append(backward(k))
+                reducer.before_step()
+            return reducer.way, plain, seen
+    finally:
+        SharedFlat.add_up = add_up  # type: ignore[method-assign]
+
+
+def without_room(directory: str) -> Any:
+    """Trainer 1 cannot map the memory: all go through Gloo."""
+    from fleet.collective import shared
+
+    kept = shared.DIRECTORY
+    shared.DIRECTORY = directory
+    try:
+        model = two_layers()
+        with reducing(model) as reducer:
+            one_backward(model, [np.ones((2, 4), "float32")] * 2, None)
+            return reducer.way, gradients(model.parameters())
+    finally:
+        shared.DIRECTORY = kept
 
 
 def refusal(case: str) -> str:

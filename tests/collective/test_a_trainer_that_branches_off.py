@@ -39,7 +39,7 @@ def test_ends_with_its_name(how: str) -> None:
 
 
 def test_a_trainer_that_dies_inside_all_reduce() -> None:
-    with Trainers(2) as trainers:
+    with Trainers(2, env={"FLEET_SHARED_MEMORY": "off"}) as trainers:
         outcomes = trainers.outcomes("collective.jobs:die_inside_all_reduce")
         assert isinstance(outcomes[0], PeerLost) and "trainer 1 was lost" in str(outcomes[0])
         assert "bucket 0" in str(outcomes[0]) and "Connection reset" not in str(outcomes[0])
@@ -53,6 +53,6 @@ def test_steps_without_a_backward_on_all_trainers(pair: Trainers) -> None:
 @pytest.mark.slow
 def test_a_trainer_that_is_late_beyond_gloos_30_s_but_in_time() -> None:
     """Gloo gives up after a fixed 30 s: nobody may be in it meanwhile."""
-    with Trainers(2) as trainers:
+    with Trainers(2, env={"FLEET_SHARED_MEMORY": "off"}) as trainers:
         first, second = trainers.run("collective.jobs:slow_but_healthy", timeout_s=110, sleep_s=35, wait_s=60)
         assert all((a == b).all() for a, b in zip(first, second, strict=True))

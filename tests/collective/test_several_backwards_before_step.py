@@ -10,19 +10,19 @@ CASES = ["two_backwards", "two_losses_one_graph", "several_under_no_sync", "sync
 
 
 @pytest.mark.parametrize("steps", CASES)
-def test_gradients_add_up(pair: Trainers, steps: str) -> None:
-    equal.reduced_equals_alone(pair.run("collective.jobs:compare", build="two_layers", steps=steps))
+def test_gradients_add_up(either: Trainers, steps: str) -> None:
+    equal.reduced_equals_alone(either.run("collective.jobs:compare", build="two_layers", steps=steps))
 
 
-def test_steps_without_clear_grad(pair: Trainers) -> None:
-    equal.reduced_equals_alone(pair.run("collective.jobs:without_clear"))
+def test_steps_without_clear_grad(either: Trainers) -> None:
+    equal.reduced_equals_alone(either.run("collective.jobs:without_clear"))
 
 
-def test_no_sync_keeps_each_batchs_own_weight(pair: Trainers) -> None:
-    results = pair.run("collective.jobs:no_sync_with_uneven_parts")
+def test_no_sync_keeps_each_batchs_own_weight(either: Trainers) -> None:
+    results = either.run("collective.jobs:no_sync_with_uneven_parts")
     equal.reduced_equals_alone(results)
 
 
-def test_step_with_gradients_that_were_never_sent(pair: Trainers) -> None:
-    for words in pair.run("collective.jobs:refusal", case="unsent"):
+def test_step_with_gradients_that_were_never_sent(either: Trainers) -> None:
+    for words in either.run("collective.jobs:refusal", case="unsent"):
         assert "never sent" in words and "no_sync" in words

@@ -21,13 +21,13 @@ def check(trainers: Trainers, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(TOLERANCE))
-def test_two_trainers(pair: Trainers, name: str) -> None:
-    check(pair, name)
+def test_two_trainers(either: Trainers, name: str) -> None:
+    check(either, name)
 
 
-@pytest.mark.parametrize("n", [3, 4])
-def test_more_trainers(n: int) -> None:
-    with Trainers(n) as trainers:
+@pytest.mark.parametrize("n, shared", [(3, "off"), (4, "on")])
+def test_more_trainers(n: int, shared: str) -> None:
+    with Trainers(n, env={"FLEET_SHARED_MEMORY": shared}) as trainers:
         for name in TOLERANCE:
             check(trainers, name)
         results = trainers.run("collective.jobs:compare", build="two_layers", steps="several_under_no_sync")

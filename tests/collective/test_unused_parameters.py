@@ -18,22 +18,22 @@ CASES = {
 
 
 @pytest.mark.parametrize("uses", list(CASES.values()), ids=list(CASES))
-def test_gradients_are_the_mean_over_all_trainers(pair: Trainers, uses: list[list[str]]) -> None:
-    results = pair.run("collective.jobs:branches", uses=uses, clear="drop")
+def test_gradients_are_the_mean_over_all_trainers(either: Trainers, uses: list[list[str]]) -> None:
+    results = either.run("collective.jobs:branches", uses=uses, clear="drop")
     for got, expected in zip(zip(*(r["got"] for r in results), strict=True), results[0]["expected"], strict=True):
         equal.bitwise(list(got))
         equal.close(got[0], expected)  # None where no trainer used it
 
 
-def test_cleared_to_zero_stays_zero(pair: Trainers) -> None:
+def test_cleared_to_zero_stays_zero(either: Trainers) -> None:
     """clear_grad() leaves zeros, as it does alone."""
-    results = pair.run("collective.jobs:branches", uses=CASES["in some steps only"], clear="zero")
+    results = either.run("collective.jobs:branches", uses=CASES["in some steps only"], clear="zero")
     for got, expected in zip(results[0]["got"], results[0]["expected"], strict=True):
         equal.close(got, expected)
 
 
-def test_adamw_does_not_move_what_nobody_used(pair: Trainers) -> None:
-    results: list[dict[str, Any]] = pair.run("collective.jobs:adamw_leaves_unused_alone")
+def test_adamw_does_not_move_what_nobody_used(either: Trainers) -> None:
+    results: list[dict[str, Any]] = either.run("collective.jobs:adamw_leaves_unused_alone")
     for before, after in zip(results[0]["before"], results[0]["after"], strict=True):
         assert np.array_equal(before, after)
     equal.bitwise([r["moved"] for r in results])

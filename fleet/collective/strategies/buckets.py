@@ -8,7 +8,7 @@ from fleet.config import Field
 
 NAME = "buckets"
 FIELDS: tuple[Field, ...] = (
-    Field("first_mb", float, 1.0, "size of the bucket that is sent first, in MB", low=0.001, high=4096),
+    Field("first_mb", float, 4.0, "size of the bucket that is sent first, in MB", low=0.001, high=4096),
     Field("mb", float, 16.0, "size of every later bucket, in MB", low=0.001, high=4096),
 )
 CONFLICTS: dict[str, str] = {}
