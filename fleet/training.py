@@ -256,10 +256,14 @@ def distributed_loader(
     """
     from fleet.data.loader import ShardedLoader
 
+    if ids is not None and not callable(ids) and not isinstance(ids, Mapping):
+        fix = "give {key or index of a batch: embedding}, or a function from a batch to {embedding: ids}"
+        raise ConfigError(f"ids must be a mapping or a function, got {type(ids).__name__}", at="distributed_loader(ids=)", fix=fix)
     this = _current("fleet.distributed_loader()")
     chosen = this.strategy(strategy)
     role = this.runtime.role
-    announce = _announcer(this, ids) if ids is not None and this.session is not None else None
+    # Without tables there is nothing to announce: a script that names its ids also trains without a parameter server.
+    announce = _announcer(this, ids) if ids is not None and chosen.parameter_server is not None else None
     made: list[Any] = []
     sharded = ShardedLoader(
         loader,
@@ -290,7 +294,12 @@ def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, 
     from fleet.parameter_server.embedding import Embedding
 
     def announce(batch: Any) -> None:
-        found = ids(batch) if callable(ids) else {embedding: batch[key] for key, embedding in ids.items()}
+        if this.session is None:
+            return  # the optimizer comes later; until then nobody looks rows up
+        found = ids(batch) if callable(ids) else {embedding: _field(batch, key) for key, embedding in ids.items()}
+        if not isinstance(found, Mapping):
+            what = f"the function given as ids returned a {type(found).__name__}"
+            raise ConfigError(what, at="distributed_loader(ids=)", fix="let it return {embedding: ids}")
         wanted = {}
         learns = paddle.is_grad_enabled()
         for embedding, value in found.items():
@@ -303,6 +312,16 @@ def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, 
         this.session.announce(wanted, create=learns)
 
     return announce
+
+
+def _field(batch: Any, key: Any) -> Any:
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError) as error:
+        there = f"keys {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else f"{len(batch)} fields, counted from 0"
+        fix = f"a batch of this loader has {there}"
+        what = f"a batch has no field {key!r} ({type(error).__name__})"
+        raise ConfigError(what, at="distributed_loader(ids=)", fix=fix) from None
 
 
 def _named_parameters(model: Any, inner: Any) -> list[tuple[str, Any]]:

@@ -62,7 +62,8 @@ def test_files_that_do_not_fit(play: Callable[..., Any], tmp_path: Path) -> None
     (tmp_path / "garbage").write_bytes(b"not a file of Paddle's")
     whole = (tmp_path / "m").read_bytes()
     (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    cases = [(path, {"dim": 5}, "words"), (path, {"open_table": True}, "no snapshot here"), (str(tmp_path / "none"), {}, "no such file"),
+    cases = [(path, {"dim": 5}, "words"), (path, {"open_table": True}, "no snapshot here"),
+             (str(tmp_path / "none"), {}, "no such file"),
              (str(tmp_path / "garbage"), {}, "cannot read"), (str(tmp_path / "half"), {}, "cannot read")]  # fmt: skip
     for name, build, words in cases:
         for _, _, error in play("loads_weights", 2, 1, path=name, **build):
