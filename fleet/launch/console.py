@@ -18,6 +18,7 @@ STATE_INTERVAL_S = 10.0  # how often a progress line is shown where it cannot be
 READ_BYTES = 1 << 18
 QUEUE_BYTES = 1 << 20  # text that waits for the console; beyond it the logs are not read on
 LONGEST_LINE_BYTES = 1 << 20
+MAX_REPEATS = 3  # of one warning in a row; then only their number is shown
 STUCK_S = 1.0  # how long a console may take nothing once Ctrl-C was pressed
 STDOUT, STDERR = 1, 2
 
@@ -35,6 +36,7 @@ class Follower:
         self.offset = 0
         self.partial = b""  # the line that has no end yet
         self.state_shown = b""
+        self.alarm, self.repeats = b"", 0  # the last warning or error, and how often it came in a row
         self.state_time = time.monotonic()
 
     def read(self) -> bytes:
@@ -105,6 +107,7 @@ class Console:
         for follower in self._followers:
             if follower.partial and not (self._is_alone(follower) and self.is_terminal):
                 self._take(follower, b"\n")
+            self._end_repeats(follower)
         self._show_folded(float("inf"))
         if self._open_line:
             self._put(STDOUT, b"\n")
@@ -138,7 +141,7 @@ class Console:
         if not self._is_shown(follower):
             for line in follower.lines(data) if data else ():
                 if re.search(ALARM, line):
-                    self._folds.add(STDERR, line, follower)
+                    self._alarm(follower, line)
         elif not self._is_alone(follower):
             for line in follower.lines(data) if data else ():
                 self._folds.add(STDOUT, line, follower)
@@ -152,6 +155,21 @@ class Console:
                 self._put(STDOUT, line + b"\n")
                 follower.state_shown, follower.state_time = b"", time.monotonic()
             self._show_state(follower)
+
+    def _alarm(self, follower: Follower, line: bytes) -> None:
+        """Show a warning or an error; of one that a process repeats, the first few and then how often it came."""
+        if line == follower.alarm:
+            follower.repeats += 1
+        else:
+            self._end_repeats(follower)
+            follower.alarm, follower.repeats = line, 1
+        if follower.repeats <= MAX_REPEATS:
+            self._folds.add(STDERR, line, follower)
+
+    def _end_repeats(self, follower: Follower) -> None:
+        if follower.repeats > MAX_REPEATS:
+            self._folds.add(STDERR, b"the line before came %d times more" % (follower.repeats - MAX_REPEATS), follower)
+        follower.alarm, follower.repeats = b"", 0
 
     def _show_state(self, follower: Follower) -> None:
         """Show now and then how far a progress line is, where no line can be redrawn."""

@@ -174,3 +174,22 @@ def test_a_console_that_takes_nothing_does_not_stop_the_watch(tmp_path):
         process.wait(10)
         os.close(read)
     assert process.returncode == 1
+
+
+def test_a_warning_that_one_process_repeats_is_counted(run) -> None:  # type: ignore[no-untyped-def]
+    done = run(
+        """
+        import os
+        if os.environ["FLEET_RANK"] == "1":
+            for i in range(5000):
+                print("WARNING: the same again")
+            print("ERROR: another one")
+            print("ERROR: another one")
+        """,
+        "--nproc_per_node",
+        "2",
+    )
+    assert done.status == 0
+    assert done.err.count("WARNING: the same again") == 3
+    assert "trainer 1: the line before came 4997 times more" in done.err
+    assert done.err.count("ERROR: another one") == 2 and "2 times more" not in done.err
