@@ -1,6 +1,6 @@
 """ResNet-50 learns to tell pictures apart, on one machine, in plain Paddle.
 
-The pictures are made here: stripes of ten directions under noise. Deepened later: ImageNet from disk, augmentation.
+The pictures are made here: stripes of four directions under noise. Deepened later: ImageNet from disk, augmentation.
 """
 
 import argparse
@@ -15,13 +15,13 @@ import fleet
 parser = argparse.ArgumentParser()
 parser.add_argument("--images", type=int, default=512)
 parser.add_argument("--epochs", type=int, default=2)
-parser.add_argument("--batch_size", type=int, default=32)
+parser.add_argument("--batch_size", type=int, default=16)
 parser.add_argument("--size", type=int, default=32, help="pixels a side; ImageNet's are 224")
-parser.add_argument("--learning_rate", type=float, default=0.02)
+parser.add_argument("--learning_rate", type=float, default=0.003)
 parser.add_argument("--workers", type=int, default=0, help="processes that make pictures")
 parser.add_argument("--seed", type=int, default=1)
 args = parser.parse_args()
-CLASSES = 10
+CLASSES = 4
 
 
 class Stripes(paddle.io.Dataset):
@@ -38,8 +38,8 @@ class Stripes(paddle.io.Dataset):
         rng = np.random.default_rng([self.seed, i])
         label = int(rng.integers(CLASSES))
         angle = np.pi * label / CLASSES
-        wave = np.sin(2 * np.pi * (4 * (np.cos(angle) * self.x + np.sin(angle) * self.y) + rng.random()))
-        image = wave * rng.uniform(0.5, 1.0, (3, 1, 1)) + rng.normal(0, 0.3, (3, args.size, args.size))
+        wave = np.sin(2 * np.pi * (3 * (np.cos(angle) * self.x + np.sin(angle) * self.y) + rng.random()))
+        image = wave * rng.uniform(0.5, 1.0, (3, 1, 1)) + rng.normal(0, 0.2, (3, args.size, args.size))
         return image.astype("float32"), label
 
 
