@@ -29,8 +29,8 @@ ARROWS: dict[str, str] = {
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "env errors group runtime collective.strategies",
-    "parameter_server": "env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
-    "data": "env errors logger runtime",
+    "parameter_server": "disk env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
+    "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
     "disk": "errors",
     "together": "errors runtime",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from fleet import disk
 from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
@@ -107,7 +108,7 @@ class Service:
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 written = rows.save(path, low, high)
-                _sync_directory(os.path.dirname(path))
+                disk.sync_directory(os.path.dirname(path))
             except OSError as error:
                 raise SnapshotError(
                     f"server {self.server} cannot write table {spec.name!r}: {error.strerror}",
@@ -182,11 +183,3 @@ def _load_part(table: Any, path: str, keep: Any, checksums: Mapping[str, int]) -
         fix = "take the checkpoint before this one; copy the files again if they were copied"
         raise SnapshotError(f"cannot load a table: {error}", at=path, fix=fix) from None
 
-
-def _sync_directory(path: str) -> None:
-    """Make the names in a directory durable; the files themselves are fsynced by who wrote them."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -10,6 +10,7 @@ import json
 import os
 from typing import Any
 
+from fleet import disk
 from fleet.errors import SnapshotError
 from fleet.parameter_server.client import Client
 
@@ -81,10 +82,7 @@ def read_manifest(directory: str) -> dict[str, Any]:
 def write_json(path: str, value: Any) -> None:
     """Write a small file and make it durable."""
     try:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        disk.write_bytes(path, json.dumps(value, indent=1).encode())
     except OSError as error:
         fix = "free space or give another directory; the last snapshot is as it was"
         raise SnapshotError(f"cannot write: {error.strerror}", at=path, fix=fix) from None

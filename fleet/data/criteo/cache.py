@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from fleet import disk
 from fleet.data.criteo.batches import MAX_BAD_LINES, Batch, LineCount, blocks
 from fleet.data.criteo.layout import HASH, NUM_DENSE, NUM_SLOTS
 from fleet.data.criteo.parse import Block
@@ -152,7 +153,7 @@ def _pack(paths: Paths, target: Path, num_buckets: int, num_readers: int | None,
             fix = "free some space, or name another directory; a pack that was there before is untouched"
             raise ConfigError(f"cannot write the pack: {error.strerror}", at=str(target), fix=fix) from error
         raise
-    _sync_directory(target)
+    disk.sync_directory(str(target))
     for path in target.iterdir():  # those of the pack before, or of one that was killed; who has them mapped keeps them
         if _ARRAY_FILE.fullmatch(path.name) and path.name not in names.values():
             path.unlink()
@@ -203,11 +204,3 @@ def _mapped(path: Path, name: str, num_samples: int) -> npt.NDArray[Any]:
 def _flush(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
