@@ -13,7 +13,7 @@ from paddle import nn
 import fleet
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--images", type=int, default=512)
+parser.add_argument("--images", type=int, default=384)
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--batch_size", type=int, default=16)
 parser.add_argument("--size", type=int, default=32, help="pixels a side; ImageNet's are 224")
