@@ -49,9 +49,9 @@ class Board:
             before = by_rank.get(rank)  # of an earlier call in the same step
             by_rank[rank] = note if before is None else {**note, "values": {**before["values"], **note["values"]}}
             if len(by_rank) == self._runtime.role.world_size:
-                self._latest = _combine(by_rank, self._latest)
+                self._latest = _combine(by_rank)
                 self._pending = True
-                for step in [s for s in self._open if s <= note["step"]]:
+                for step in [s for s in self._open if s < note["step"]]:  # this one stays: more may come for it
                     del self._open[step]
             elif len(self._open) > MAX_OPEN_STEPS:
                 del self._open[min(self._open)]
@@ -112,13 +112,10 @@ def _print(text: str) -> None:
         print(text, end="", flush=True)
 
 
-def _combine(by_rank: dict[int, dict[str, Any]], latest: dict[str, Any]) -> dict[str, Any]:
-    """Return means weighted by samples; a trainer with an empty part counts nothing.
-
-    ``latest`` is what was shown last: what it has of the same step stays.
-    """
+def _combine(by_rank: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return means weighted by samples; a trainer with an empty part counts nothing."""
     notes = [by_rank[r] for r in sorted(by_rank)]
-    values: dict[str, float] = dict(latest["values"]) if latest.get("step") == notes[0]["step"] else {}
+    values: dict[str, float] = {}
     for name in {name: None for note in notes for name in note["values"]}:
         pairs = [(n["values"][name], n["weight"]) for n in notes if name in n["values"]]
         total = sum(w for _, w in pairs)
