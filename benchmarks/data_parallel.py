@@ -74,6 +74,7 @@ def trainer(repeats: int, steps: int) -> None:
     job = runtime.current("the benchmark")
     models = {"fleet": make(), "paddle": make(), "alone": make()}
     reducer = Reducer(job, models["fleet"].named_parameters())
+    assert job.group.backend == "gloo"  # opens Paddle's own groups: DataParallel without them does nothing, and says nothing
     replicas = paddle.DataParallel(models["paddle"])
     rank = job.role.rank
     run = {
