@@ -77,7 +77,7 @@ test test-slow: export FLEET_REQUIRE_CORE = 1
 test: $(TESTS)
 	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
 	@$(MAKE) lint test-core
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(TESTS)
 	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
