@@ -195,7 +195,10 @@ class Checkpointer:
         shutil.rmtree(replaced, ignore_errors=True)
         names = [n for n in os.listdir(self.directory) if _NAME.match(n)]
         for name in sorted(names, key=lambda n: int(n.removeprefix("step-")))[: -self._keep]:
-            shutil.rmtree(os.path.join(self.directory, name), ignore_errors=True)
+            # Under another name first: a kill in the middle must not leave half a checkpoint that looks whole.
+            going = os.path.join(self.directory, f".tmp-{name}")
+            os.rename(os.path.join(self.directory, name), going)
+            shutil.rmtree(going, ignore_errors=True)
 
     def _optimizer_name(self) -> str:
         return type(getattr(self._optimizer, "inner", self._optimizer)).__name__

@@ -20,6 +20,14 @@ from fleet.launch.keeper import processes_of
 ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = ("RANK", "WORLD_SIZE", "PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "OMP_NUM_THREADS", "GLIBC_TUNABLES")
 
+# Runs the launcher with another program in the place of the servers' own.
+DRIVER = """
+import sys
+from fleet.launch import cli
+from fleet.launch.__main__ import launch
+sys.exit(launch(cli.parse(sys.argv[2:]), server=(sys.argv[1],)))
+"""
+
 
 class Run:
     """A launcher that was started, and what became of it."""

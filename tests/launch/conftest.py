@@ -14,15 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import kill_harness
-from kill_harness import Run
-
-# Runs the launcher with another program in the place of the servers' own.
-DRIVER = """
-import sys
-from fleet.launch import cli
-from fleet.launch.__main__ import launch
-sys.exit(launch(cli.parse(sys.argv[2:]), server=(sys.argv[1],)))
-"""
+from kill_harness import DRIVER, Run
 
 
 @pytest.fixture

@@ -142,6 +142,4 @@ time.sleep(60)
 
 
 def _driver() -> str:
-    from conftest import DRIVER
-
-    return DRIVER
+    return kill_harness.DRIVER
