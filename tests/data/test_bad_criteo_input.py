@@ -31,7 +31,8 @@ def test_an_empty_file(tmp_path):
     assert refused(tmp_path / "empty.txt", "empty").at.endswith("empty.txt")
 
 
-@pytest.mark.parametrize("content", [b"\n" * 9, gzip.compress(b"")], ids=["newlines", "empty gzip"])  # gzip writes the time into its header
+# Named, because gzip writes the time into its header: two processes would collect two lists of tests.
+@pytest.mark.parametrize("content", [b"\n" * 9, gzip.compress(b"")], ids=["newlines", "empty gzip"])
 def test_a_file_without_one_sample(tmp_path, content):
     (tmp_path / "none.txt").write_bytes(content)
     refused(tmp_path / "none.txt", "not one sample")
