@@ -10,7 +10,6 @@ status 1 if not.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import statistics
@@ -19,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ctr import ROOT, about
+from parts.record import ROOT, write
 
 EXAMPLE = ROOT / "examples" / "ctr"
 RESULT = re.compile(r"AUC (\d\.\d+), (\d+) examples/s")
@@ -63,14 +62,11 @@ def main() -> int:
         ok = ok and abs(middle) <= within
         command = f"python benchmarks/auc.py --samples {args.samples} --seeds {' '.join(map(str, args.seeds))}"
         line = {
-            "name": f"ctr AUC, {mode} job - alone", "unit": "AUC", "value": middle, "spread": [min(apart), max(apart)],
+            "question": f"AUC of 1 server + 2 trainers, {mode}, minus one machine's (same epochs)", "unit": "AUC",
+            "value": middle, "spread": [min(apart), max(apart)],
             "wanted": within, "ratio": ratio, "ratio_of": "examples/s, job / alone", "alone": runs["alone"], "job": runs[mode],
-            **about(command),
         }  # fmt: skip
-        print(json.dumps(line))
-        if args.record:
-            with open(ROOT / "benchmarks" / "results" / "auc.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+        write("auc", line, command, args.record)
     return 0 if ok else 1
 
 

@@ -1,13 +1,14 @@
 """How fast does CTR-DNN train on a parameter server, beside Paddle 2.6.2's own, to the same AUC?
 
-    python benchmarks/ctr.py [--samples 360000] [--epochs 2] [--repeats 5] [--record]
+    python benchmarks/ctr.py [--batch 512] [--samples 360000] [--epochs 2] [--repeats 5] [--record]
 
-The race: batch 512 a trainer on both sides, lazy Adam 1e-3, 26 ids through one shared table of dim 10, 13 numbers, 3 x 400; the
-same data (Criteo format, planted signal), decoded and in memory before the clock starts; all epochs count. Ours: async, one
-server, the better of one and two trainers. The rival: InMemoryDataset, async, one server, one trainer with four threads, in an
-environment that this script makes once (benchmarks/.paddle262). On an AMD processor our launcher tells MKL to use AVX2
-(docs/tuning.md): there the rival runs a second time with the same variable, and both ratios are given. Runs take turns; each
-gives its AUC on held-out data; ours must not be lower than the rival's by more than 0.003 (medians). Exit status 1 if it is.
+The race: the same batch a trainer on both sides, lazy Adam 1e-3, 26 ids through one shared table of dim 10, 13 numbers, 3 x 400;
+the same data (Criteo format, planted signal), decoded and in memory before the clock starts where the reader can; all epochs
+count. Ours: one server, the better of one and two trainers. The rival: async, one server, in an environment that this script
+makes once (benchmarks/.paddle262). Its readers (InMemoryDataset, QueueDataset, fed arrays) and its numbers of threads and
+trainers are tried once each; the fastest races. On an AMD processor our launcher tells MKL to use AVX2 (docs/tuning.md): there
+the rival runs a second time with the same variable, and both ratios are given. Runs take turns; each gives its AUC on held-out
+data; ours must not be lower than the rival's by more than 0.003 (medians). Exit status 1 if it is.
 """
 
 from __future__ import annotations
@@ -16,25 +17,44 @@ import argparse
 import json
 import os
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from parts import paddle262, record  # noqa: E402
+
 from fleet.data import criteo  # noqa: E402
 from fleet.launch import devices  # noqa: E402
 from fleet.launch.spec import MKL  # noqa: E402
 
-RIVAL_ENVIRONMENT = ROOT / "benchmarks" / ".paddle262"
-BATCH, THREADS, BUCKETS = 512, 4, 2_000_003
+BUCKETS = 2_000_003
+
+
+class Setup(NamedTuple):
+    """How the rival reads, and on how many threads and trainers it trains."""
+
+    reader: str
+    threads: int
+    trainers: int
+
+    def __str__(self) -> str:
+        return f"{self.reader}, {self.trainers} trainer(s) x {self.threads} thread(s)"
+
+
+# With two trainers each holds half of the files; fed arrays train on one thread.
+SETUPS = [
+    *(Setup("InMemoryDataset", threads, trainers) for threads, trainers in ((4, 1), (2, 1), (1, 2))),
+    *(Setup("QueueDataset", threads, 1) for threads in (4, 2)),
+    *(Setup("feed", 1, trainers) for trainers in (1, 2)),
+]
 
 
 def make_data(home: Path, num_samples: int) -> None:
@@ -47,6 +67,7 @@ def make_data(home: Path, num_samples: int) -> None:
         criteo.pack(home / part, home / f"{part}.pack", num_buckets=BUCKETS)
     train, test = criteo.open_pack(home / "train.pack"), criteo.open_pack(home / "test.pack")
     np.savez(home / "test.npz", **test)
+    np.savez(home / "train.npz", **train)
     np.save(home / "train_count.npy", len(train["label"]))
     (home / "multislot").mkdir()
     for part, at in enumerate(np.array_split(np.arange(len(train["label"])), 8)):
@@ -55,19 +76,6 @@ def make_data(home: Path, num_samples: int) -> None:
                 numbers = " ".join(f"{v:.6g}" for v in dense)
                 file.write(f"1 {int(label)} " + " ".join(f"1 {i}" for i in ids) + f" 13 {numbers}\n")
     (home / "ready").touch()
-
-
-def rival_python() -> Path:
-    """Return the interpreter of the rival's environment, made at first use."""
-    python = RIVAL_ENVIRONMENT / "bin" / "python"
-    if not (RIVAL_ENVIRONMENT / "ready").exists():
-        print("making the rival's environment (paddlepaddle 2.6.2)", flush=True)
-        shutil.rmtree(RIVAL_ENVIRONMENT, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(RIVAL_ENVIRONMENT)], check=True)
-        wanted = ["paddlepaddle==2.6.2", "numpy<2", "protobuf<5", "setuptools"]
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
-        (RIVAL_ENVIRONMENT / "ready").touch()
-    return python
 
 
 def result_of(text: str) -> dict[str, Any]:
@@ -80,9 +88,9 @@ def result_of(text: str) -> dict[str, Any]:
     raise SystemExit(f"a run printed no RESULT:\n{text[-3000:]}")
 
 
-def run_ours(home: Path, epochs: int, trainers: int, consistency: str) -> dict[str, Any]:
+def run_ours(home: Path, args: argparse.Namespace, trainers: int) -> dict[str, Any]:
     """Train once with fleet."""
-    script = [str(ROOT / "benchmarks" / "jobs" / "ctr_fleet.py"), str(home), str(epochs), str(BATCH), consistency]
+    script = [str(ROOT / "benchmarks" / "jobs" / "ctr_fleet.py"), str(home), str(args.epochs), str(args.batch), args.consistency]
     launch = [sys.executable, "-m", "fleet.launch", "--device", "cpu", "--server_num", "1", "--trainer_num", str(trainers)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     command = [*launch, "--log_dir", str(home / "logs" / str(time.time_ns())), *script]
@@ -90,42 +98,29 @@ def run_ours(home: Path, epochs: int, trainers: int, consistency: str) -> dict[s
     return result_of(done.stdout + done.stderr)
 
 
-def run_rival(home: Path, epochs: int, **more: str) -> dict[str, Any]:
-    """Train once with Paddle 2.6.2: start server and trainer with the variables that its own launcher sets, and ``more``."""
-    held = [socket.socket() for _ in range(3)]
-    for line in held:
-        line.bind(("127.0.0.1", 0))
-    server, trainer, gloo = (f"127.0.0.1:{line.getsockname()[1]}" for line in held)
-    for line in held:
-        line.close()
-    work = home / "rival"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    common = {
-        **os.environ, "OMP_NUM_THREADS": "1", "PADDLE_NNODES": "1", "PADDLE_TRAINERS_NUM": "1", "POD_IP": "127.0.0.1",
-        "PADDLE_PSERVERS_IP_PORT_LIST": server, "PADDLE_TRAINER_ENDPOINTS": trainer, "PADDLE_WITH_GLOO": "1",
-        "PADDLE_GLOO_RENDEZVOUS": "3", "PADDLE_GLOO_FS_PATH": str(work / "gloo"), "PADDLE_GLOO_HTTP_ENDPOINT": gloo,
-        **more,
-    }  # fmt: skip
-    command = [str(rival_python()), "-W", "ignore", str(ROOT / "benchmarks" / "jobs" / "ctr_paddle262.py")]
-    command += [str(home), str(epochs), str(BATCH), str(THREADS)]
-
-    def start(role: str, endpoint: str) -> subprocess.Popen[str]:
-        variables = {**common, "TRAINING_ROLE": role, "PADDLE_ROLE": role, "PADDLE_TRAINER_ID": "0"}
-        variables["PADDLE_PORT"] = endpoint.split(":")[1]
-        log = open(work / f"{role}.log", "w")  # closed with this process; read below
-        return subprocess.Popen(command, env=variables, stdout=log, stderr=subprocess.STDOUT, text=True, cwd=work)
-
-    serving = start("PSERVER", server)
-    try:
-        start("TRAINER", trainer).wait(timeout=1800)
-    finally:
-        serving.kill()  # this server never ends by itself
-        serving.wait()
-    found = result_of((work / "TRAINER.log").read_text())
+def run_rival(home: Path, args: argparse.Namespace, setup: Setup, **more: str) -> dict[str, Any]:
+    """Train once with Paddle 2.6.2."""
+    script = ROOT / "benchmarks" / "jobs" / "ctr_paddle262.py"
+    arguments = [str(home), str(args.epochs), str(args.batch), setup.reader, str(setup.threads)]
+    found = result_of(paddle262.run(script, arguments, home / "rival", setup.trainers, **more))
     labels, scores = np.load(home / "test.npz")["label"], np.load(home / "rival_scores.npy")
     found["auc"] = auc(scores, labels)
     return found
+
+
+def best_setup(home: Path, args: argparse.Namespace, tried: dict[str, Any]) -> Setup:
+    """Try every setup of the rival once and return the fastest; ``tried`` gets their examples/s, or why they do not run."""
+    for setup in SETUPS:
+        try:
+            tried[str(setup)] = run_rival(home, args, setup)["rate"]
+            print(f"tried  {setup}: {tried[str(setup)]:.0f} examples/s", flush=True)
+        except (SystemExit, subprocess.TimeoutExpired) as error:
+            tried[str(setup)] = f"does not run: {str(error).splitlines()[-1][:200]}"
+            print(f"tried  {setup}: {tried[str(setup)]}", flush=True)
+    running = [s for s in SETUPS if isinstance(tried[str(s)], float)]
+    if not running:
+        raise SystemExit("no setup of the rival runs here")
+    return max(running, key=lambda s: tried[str(s)])
 
 
 def auc(scores: Any, labels: Any) -> float:
@@ -137,29 +132,26 @@ def auc(scores: Any, labels: Any) -> float:
     return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
 
 
-def spread(runs: list[dict[str, Any]], name: str) -> tuple[float, list[float]]:
-    """Return the median and [lowest, highest]."""
-    values = [r[name] for r in runs]
-    return statistics.median(values), [min(values), max(values)]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--samples", type=int, default=360_000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", default=str(ROOT / "data" / "ctr" / "race"))
-    parser.add_argument("--consistency", default="async", choices=("sync", "async"))
+    parser.add_argument("--consistency", default="async")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/results/ctr.jsonl")
     args = parser.parse_args()
     home = Path(args.data) / str(args.samples)
     make_data(home, args.samples)
-    rival_python()
+    paddle262.python()
+    tried: dict[str, Any] = {}
+    setup = best_setup(home, args, tried)
     contenders = {
-        "rival": lambda: run_rival(home, args.epochs),
-        "rival, tuned": lambda: run_rival(home, args.epochs, **MKL),
-        "1 trainer": lambda: run_ours(home, args.epochs, 1, args.consistency),
-        "2 trainers": lambda: run_ours(home, args.epochs, 2, args.consistency),
+        "rival": lambda: run_rival(home, args, setup),
+        "rival, tuned": lambda: run_rival(home, args, setup, **MKL),
+        "1 trainer": lambda: run_ours(home, args, 1),
+        "2 trainers": lambda: run_ours(home, args, 2),
     }
     if not devices.needs_mkl_told():
         del contenders["rival, tuned"]
@@ -167,34 +159,25 @@ def main() -> int:
     for repeat in range(args.repeats):
         for name, run in contenders.items():
             runs[name].append(run())
-            print(f"{repeat}  {name:<10}  {runs[name][-1]['rate']:8.0f} examples/s  AUC {runs[name][-1]['auc']:.4f}", flush=True)
-    rates = {name: spread(found, "rate") for name, found in runs.items()}
+            print(f"{repeat}  {name:<12}  {runs[name][-1]['rate']:8.0f} examples/s  AUC {runs[name][-1]['auc']:.4f}", flush=True)
+    rates = {name: record.spread(r["rate"] for r in found) for name, found in runs.items()}
+    aucs = {name: record.spread(r["auc"] for r in found) for name, found in runs.items()}
     best = max(("1 trainer", "2 trainers"), key=lambda name: rates[name][0])
-    aucs = {name: spread(found, "auc") for name, found in runs.items()}
     rivals = [name for name in contenders if name.startswith("rival")]
     equal = all(aucs[best][0] >= aucs[rival][0] - 0.003 for rival in rivals)
     pairs = {rival: sorted(a["rate"] / b["rate"] for a, b in zip(runs[best], runs[rival], strict=True)) for rival in rivals}
     line = {
-        "name": f"ctr {args.consistency}", "unit": "examples/s", "value": rates[best][0], "spread": rates[best][1], "ours": best,
-        "rival": "paddle 2.6.2 InMemoryDataset, 1 trainer x 4 threads", "rival_value": rates["rival"][0],
-        "rival_spread": rates["rival"][1], "ratio": statistics.median(pairs["rival"]),
+        "question": f"CTR-DNN on a parameter server, {args.consistency}, batch {args.batch} a trainer", "unit": "examples/s",
+        "value": rates[best][0], "spread": rates[best][1], "ours": best,
+        "rival": f"Paddle 2.6.2: {setup}", "rival_value": rates["rival"][0], "rival_spread": rates["rival"][1],
+        "ratio": statistics.median(pairs["rival"]),
         "ratios": {rival: [statistics.median(p), p[0], p[-1]] for rival, p in pairs.items()},
         "auc": aucs[best], "rival_auc": {rival: aucs[rival] for rival in rivals}, "equal_auc": equal,
-        "other": {name: rates[name] for name in contenders if name not in (best, "rival")},
-        **about(f"python benchmarks/ctr.py --samples {args.samples} --epochs {args.epochs} --repeats {args.repeats}"),
+        "other": {name: rates[name] for name in contenders if name not in (best, "rival")}, "rival_tried_once": tried,
     }  # fmt: skip
-    print(json.dumps(line))
-    if args.record:
-        with open(ROOT / "benchmarks" / "results" / "ctr.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+    command = f"python benchmarks/ctr.py --batch {args.batch} --samples {args.samples} --epochs {args.epochs}"
+    record.write("ctr", line, f"{command} --repeats {args.repeats} --consistency {args.consistency}", args.record)
     return 0 if equal else 1
-
-
-def about(command: str) -> dict[str, str]:
-    """Return machine, commit and command."""
-    model = next((x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "unknown")
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {"machine": f"{model}, {os.cpu_count()} cores", "commit": git.stdout.strip(), "command": command}
 
 
 if __name__ == "__main__":
