@@ -4,6 +4,7 @@
 # make test        ruff, mypy, the C++ tests under sanitizers, pytest without the slow tests
 # make test-slow   kills, fuzzing, other Paddle versions
 # make bench       the benchmarks
+# make readme      README's figures and picture from benchmarks/results
 # make clean       delete what was built (the environment stays)
 #
 # The active virtual environment or conda environment is used; without one, .venv is made with $(PYTHON).
@@ -31,7 +32,7 @@ TREE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUNS := $(ENV)/.fleet-$(TREE)-runs
 TESTS := $(ENV)/.fleet-$(TREE)-tests
 
-.PHONY: help demo install build test test-slow lint test-core bench clean
+.PHONY: help demo install build test test-slow lint test-core bench readme clean
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -89,6 +90,9 @@ lint: $(TESTS)
 
 test-core:
 	sh tests/core/run
+
+readme:
+	$(PY) benchmarks/parts/readme.py
 
 bench: $(TESTS)
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file; done

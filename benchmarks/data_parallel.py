@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from parts import record
+
+ROOT = record.ROOT
 WIDTHS = (1024, 2048, 2048, 1024, 1024, 10)
 BATCH = 64
 
@@ -130,20 +130,14 @@ def main() -> None:
         return
     found = start(given)
     median = {name: statistics.median(values) for name, values in found["blocks"].items()}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    line = json.dumps({
-        "benchmark": "data_parallel", "question": "one data-parallel step, 38 MB of gradients", "unit": "ms",
-        "value": round(median["fleet"], 1), "rival": {"paddle.DataParallel": round(median["paddle"], 1)},
-        "alone": round(median["alone"], 1), "ratio": round(median["paddle"] / median["fleet"], 2),
-        "spread": {name: [round(min(v), 1), round(max(v), 1)] for name, v in found["blocks"].items()},
+    record.write("data_parallel", {
+        "question": "one data-parallel step, 38 MB of gradients", "unit": "ms", "value": round(median["fleet"], 1),
+        "rival": "paddle.DataParallel", "rival_value": round(median["paddle"], 1),
+        "ratio": round(median["paddle"] / median["fleet"], 2), "alone": round(median["alone"], 1),
+        "spread": [round(min(found["blocks"]["fleet"]), 1), round(max(found["blocks"]["fleet"]), 1)],
+        "spreads": {name: [round(min(v), 1), round(max(v), 1)] for name, v in found["blocks"].items()},
         "buckets": found["buckets"], "gradient_bytes": found["bytes"], "processes": given.processes, "repeats": given.repeats,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "commit": commit, "command": " ".join(["python", "benchmarks/data_parallel.py", *sys.argv[1:]]),
-    })  # fmt: skip
-    print(line)
-    if given.record:
-        with open(ROOT / "benchmarks/results/data_parallel.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    }, " ".join(["python", "benchmarks/data_parallel.py", *sys.argv[1:]]), given.record)  # fmt: skip
 
 
 if __name__ == "__main__":

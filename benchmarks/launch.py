@@ -9,9 +9,7 @@ Paddle's own launcher where it is installed. ``value`` is fleet's median above t
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +18,9 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from parts import record
+
+ROOT = record.ROOT
 SCRIPT = "import os, time\nopen(f\"line-{os.environ.get('PADDLE_TRAINER_ID', 0)}\", 'w').write(str(time.monotonic_ns()))\n"
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/launch.jsonl")
     given = parser.parse_args()
     n = str(given.processes)
     rivals = {"bare": [], "fleet": ["-m", "fleet.launch", "--nproc_per_node", n]}
@@ -55,16 +56,14 @@ def main() -> None:
     line = {name: [s[0] for s in values] for name, values in seconds.items()}
     bare = statistics.median(line["bare"])
     above = {name: round(statistics.median(values) - bare, 4) for name, values in line.items() if name != "bare"}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    print(json.dumps({
-        "benchmark": "launch", "question": "command to the last trainer's first line, above the bare interpreter",
-        "processes": given.processes, "value": above["fleet"], "unit": "s", "bare_s": round(bare, 4),
-        "spread_s": [round(min(line["fleet"]) - bare, 4), round(max(line["fleet"]) - bare, 4)],
-        "paddle_s": above.get("paddle"), "ratio": round(above["paddle"] / above["fleet"], 2) if "paddle" in above else None,
+    record.write("launch", {
+        "question": "launcher: command to the last trainer's first line, above the bare interpreter", "unit": "s",
+        "value": above["fleet"], "spread": [round(min(line["fleet"]) - bare, 4), round(max(line["fleet"]) - bare, 4)],
+        "rival": "paddle.distributed.launch", "rival_value": above.get("paddle"),
+        "ratio": round(above["paddle"] / above["fleet"], 2) if "paddle" in above else None, "bare_s": round(bare, 4),
+        "processes": given.processes,
         "whole_command_s": {name: round(statistics.median(s[1] for s in values), 4) for name, values in seconds.items()},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores", "commit": commit,
-        "command": f"python benchmarks/launch.py --processes {given.processes} --repeats {given.repeats}",
-    }))  # fmt: skip
+    }, f"python benchmarks/launch.py --processes {given.processes} --repeats {given.repeats}", given.record)  # fmt: skip
 
 
 if __name__ == "__main__":

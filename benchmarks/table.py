@@ -10,7 +10,6 @@ weights. One thread, 16 floats a row, 16,384 random existing ids a call. Exit st
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import socket
@@ -21,13 +20,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from parts import record  # noqa: E402
 
 from fleet.launch.spec import MALLOC  # noqa: E402
 from fleet.parameter_server import native  # noqa: E402
@@ -42,7 +43,7 @@ U64 = NDArray[np.uint64]
 class Figure(NamedTuple):
     """One line of the results. Values are medians over the repeats; spreads are (lowest, highest)."""
 
-    name: str
+    question: str
     value: float
     spread: tuple[float, float]
     unit: str = "M rows/s"
@@ -267,17 +268,6 @@ class Far:
 GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {"in_process": in_process, "over_sockets": over_sockets}
 
 
-def machine() -> dict[str, Any]:
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    info = native.load().core_info()
-    return {"cpu": model, "cores": os.cpu_count(), "simd": info["simd"], "huge_pages": info["huge_pages"]}
-
-
-def commit() -> str:
-    said = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
-
-
 def leave(reason: str) -> None:
     print(f"benchmarks/table.py: {reason}", file=sys.stderr)
     raise SystemExit(69)
@@ -285,7 +275,7 @@ def leave(reason: str) -> None:
 
 def show(one: Figure) -> None:
     beside = "" if one.ratio is None else f"   {one.rival_value:6.1f}  {one.ratio:5.2f}x  {one.rival}"
-    print(f"{one.name:<46} {one.value:6.1f} {one.unit} ({one.spread[0]:.1f} to {one.spread[1]:.1f}){beside}")
+    print(f"{one.question:<46} {one.value:6.1f} {one.unit} ({one.spread[0]:.1f} to {one.spread[1]:.1f}){beside}")
 
 
 def main() -> None:
@@ -298,16 +288,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.repeats < 5 or options.rows < 1 or options.calls < 1:
         parser.error("--repeats must be at least 5, --rows and --calls at least 1")
-    about = {"machine": machine(), "commit": commit(), "command": "python benchmarks/table.py " + " ".join(sys.argv[1:])}
-    lines = []
+    command = " ".join(["python benchmarks/table.py", *sys.argv[1:]])
+    info = native.load().core_info()
+    core = {"simd": info["simd"], "huge_pages": info["huge_pages"]}
+    figures = []
     for name in options.only or list(GROUPS):
         for one in GROUPS[name](options):
             show(one)
-            lines.append(json.dumps({**one._asdict(), "ratio": one.ratio, **about}))
-    print("\n".join(lines))
-    if options.record:
-        with open(ROOT / "benchmarks" / "results" / "table.jsonl", "a") as file:
-            file.write("\n".join(lines) + "\n")
+            figures.append(one)
+    for one in figures:
+        record.write("table", {**one._asdict(), "ratio": one.ratio, "core": core}, command, options.record)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import threading
 import time
+
+from parts import record
 
 from fleet.launch import devices, shim
 from fleet.launch.spec import MALLOC, MALLOC_NAME, MKL, MKL_NAME
@@ -116,24 +117,17 @@ def measure(tuning: str, work: str, is_on: bool) -> dict[str, float]:
     return dict(json.loads(out.splitlines()[-1]))
 
 
-def processor() -> str:
-    """Return the processor's name."""
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     """Answer every question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", default="", help="questions whose name holds this")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/results/tuning.jsonl")
     parser.add_argument("--child", nargs=2)
     given = parser.parse_args()
     if given.child:
         child(*given.child)
         return
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     for name, (tuning, work, meaning) in QUESTIONS.items():
         if given.only not in name:
             continue
@@ -144,13 +138,12 @@ def main() -> None:
         assert abs(without[0]["check"] - tuned[0]["check"]) < 1e-5, (without[0], tuned[0])
         off, on = ([r["ms"] for r in results] for results in (without, tuned))
         ratios = sorted(a / b for a, b in zip(off, on, strict=True))
-        print(json.dumps({
-            "benchmark": "tuning", "question": name, "meaning": meaning, "ratio": round(statistics.median(ratios), 3),
-            "ratio_spread": [round(ratios[0], 3), round(ratios[-1], 3)],
-            "without_ms": round(statistics.median(off), 3), "with_ms": round(statistics.median(on), 3), "unit": "ms",
-            "machine": f"{processor()}, {os.cpu_count()} cores", "commit": commit,
-            "command": f"python benchmarks/tuning.py --repeats {given.repeats}",
-        }), flush=True)  # fmt: skip
+        record.write("tuning", {
+            "question": f"{name}: {meaning}", "unit": "ms", "value": round(statistics.median(on), 3),
+            "spread": [round(min(on), 3), round(max(on), 3)],
+            "rival": "--tune off", "rival_value": round(statistics.median(off), 3),
+            "ratio": round(statistics.median(ratios), 3), "ratio_spread": [round(ratios[0], 3), round(ratios[-1], 3)],
+        }, f"python benchmarks/tuning.py --repeats {given.repeats}", given.record)  # fmt: skip
 
 
 if __name__ == "__main__":
