@@ -92,8 +92,9 @@ def picture(lines: list[dict[str, Any]]) -> str:
             f'<text x="{left + length + 6}" y="{y + 13}">{line["ratio"]:.2f}x</text>',
         ]
     foot = 28 + len(shown) * height
-    parts += [f'<line x1="{left + scale}" y1="22" x2="{left + scale}" y2="{foot}" stroke="black" stroke-dasharray="3 3"/>', "</svg>"]
-    return "\n".join(parts) + "\n"
+    equal = left + scale
+    parts.append(f'<line x1="{equal}" y1="22" x2="{equal}" y2="{foot}" stroke="black" stroke-dasharray="3 3"/>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def main() -> int:
