@@ -160,7 +160,7 @@ class DistributedOptimizer:
             self._job.reducer.before_step()
         if self._job.session is not None:
             self._job.session.push(float(self.inner.get_lr()))
-        if self.inner._parameter_list is None or len(self.inner._parameter_list):
+        if self._has_dense():
             self.inner.step()
         for follow in self._job.runtime.after_step:
             follow()
@@ -171,11 +171,16 @@ class DistributedOptimizer:
 
     def clear_grad(self, set_to_zero: bool = True) -> None:
         """Drop the gradients of dense parameters and of rows."""
-        self.inner.clear_grad(set_to_zero)
+        if self._has_dense():
+            self.inner.clear_grad(set_to_zero)
         if self._job.session is not None:
             self._job.session.clear()
 
     clear_gradients = clear_grad
+
+    def _has_dense(self) -> bool:
+        """Return whether a parameter is left after the embeddings moved: Paddle's optimizers fail on an empty list."""
+        return self.inner._parameter_list is None or len(self.inner._parameter_list) > 0
 
     def __getattr__(self, name: str) -> Any:
         if name in ("inner", "_job"):
