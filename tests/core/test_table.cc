@@ -93,6 +93,44 @@ void every_optimizer_at_every_level(size_t dim) {
   choose_kernels(*kernels_of(best_simd()));
 }
 
+// The epoch of every row of a table, by key.
+std::map<uint64_t, uint16_t> epochs(Table& table) {
+  std::map<uint64_t, uint16_t> all;
+  for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+    const Rows& rows = table.stripe(s).rows;
+    for (uint64_t i = 0; i < rows.size(); ++i) {
+      const char* row = rows.at(rows.ref_of(i));
+      all[Stripe::key_of(row)] = Stripe::epoch_of(row);
+    }
+  }
+  return all;
+}
+
+void rows_say_when_they_changed(size_t life_bytes) {
+  Schema schema = schema_of(3, Optimizer::kAdagrad);
+  schema.life_bytes = life_bytes;
+  Table table(schema, 2);
+  const auto set_epoch = [&table](uint16_t epoch) {
+    for (uint32_t s = 0; s < table.num_stripes(); ++s) table.stripe(s).epoch = epoch;
+  };
+  std::vector<float> values(4 * 3, 0.5f);
+  uint64_t created = 0;
+  size_t nonfinite = 0;
+  const std::vector<uint64_t> ids = {1, 2, 3, 4};
+  CHECK(table.push(ids.data(), 1, values.data(), 0.1f, 1, &nonfinite).ok());  // a fresh table's epoch is 1
+  set_epoch(7);
+  CHECK(table.pull(ids.data(), 3, values.data(), true, &created).ok() && created == 2);  // makes 2 and 3, reads 1
+  set_epoch(8);
+  CHECK(table.assign(&ids[3], 1, values.data(), nullptr).ok());
+  CHECK((epochs(table) == std::map<uint64_t, uint16_t>{{1, 1}, {2, 7}, {3, 7}, {4, 8}}));
+  set_epoch(65535);
+  CHECK(table.push(&ids[1], 1, values.data(), 0.1f, 2, &nonfinite).ok());
+  CHECK(table.pull(ids.data(), 4, values.data(), false, &created).ok());  // reading changes nothing
+  CHECK((epochs(table) == std::map<uint64_t, uint16_t>{{1, 1}, {2, 65535}, {3, 7}, {4, 8}}));
+  const char* row = table.stripe(0).rows.at(0);
+  for (size_t i = Schema::kSeenOffset; i < schema.weights_offset(); ++i) CHECK(row[i] == 0);
+}
+
 void nonfinite_gradients_change_nothing() {
   Table table(schema_of(3, Optimizer::kAdam), 1);
   const uint64_t ids[2] = {1, 2};
@@ -158,6 +196,7 @@ void files_come_back(const std::string& path) {
 int main(int, char** arguments) {
   for (size_t dim : {1, 8, 16, 19}) sgd_equals_a_map(dim);
   for (size_t dim : {1, 3, 8, 16, 17, 32, 50}) every_optimizer_at_every_level(dim);
+  for (size_t life_bytes : {0, 8}) rows_say_when_they_changed(life_bytes);
   nonfinite_gradients_change_nothing();
   threads_share_a_table();
   files_come_back(std::string(arguments[0]) + ".snapshot");

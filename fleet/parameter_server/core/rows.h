@@ -1,4 +1,4 @@
-// The row memory of one stripe. A row is {key u64 | weights f32[dim] | state f32[state_dim]}, packed: the distance between
+// The row memory of one stripe. A row begins with its key; Schema says what follows. Rows are packed: the distance between
 // rows is a multiple of 4 bytes, never padded to cache lines (padding gains nothing: benchmarks/dead_ends.md).
 //
 // Rows are appended and never move. They live in slabs of 4 MB; a reference is the slab's number and the offset in it in

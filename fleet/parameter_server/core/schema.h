@@ -1,4 +1,10 @@
 // What a table is: its row layout, its row optimizer and where the values of a new row come from.
+//
+//   a row: {key u64 | epoch u16 | seen u16 | life[life_bytes] | weights | state}
+//
+// `epoch`: the snapshot epoch in which the row last changed, set by before_change(); 0 marks a row that is free.
+// `seen`: a coarse clock of its last use. `life`: counters that decide how long it lives; most tables have none.
+// Whoever needs a place in a row asks Schema (offsets) or Stripe (values): nothing else knows the numbers.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +16,17 @@ namespace fleet {
 
 enum class Optimizer { kSgd, kAdagrad, kRowwiseAdagrad, kAdam };
 enum class Initializer { kUniform, kNormal, kConstant };
+
+// Floats of state beside one row: none, dim (sum of squares), 1 (sum of mean squares), 2 dim (first, second moment).
+constexpr size_t state_dim_of(Optimizer optimizer, size_t dim) {
+  switch (optimizer) {
+    case Optimizer::kSgd: return 0;
+    case Optimizer::kAdagrad: return dim;
+    case Optimizer::kRowwiseAdagrad: return 1;
+    case Optimizer::kAdam: return 2 * dim;
+  }
+  return 0;
+}
 
 struct Schema {
   size_t dim = 0;
@@ -24,18 +41,22 @@ struct Schema {
   float init_b = 0;  // high or standard deviation
   uint64_t seed = 0;
   uint64_t salt = 0;
+  size_t life_bytes = 0;  // a multiple of 4
 
-  // Floats of state beside one row: none, dim (sum of squares), 1 (sum of mean squares), 2 dim (first, second moment).
-  size_t state_dim() const {
-    switch (optimizer) {
-      case Optimizer::kSgd: return 0;
-      case Optimizer::kAdagrad: return dim;
-      case Optimizer::kRowwiseAdagrad: return 1;
-      case Optimizer::kAdam: return 2 * dim;
-    }
-    return 0;
-  }
-  size_t row_bytes() const { return 8 + 4 * (dim + state_dim()); }
+  size_t state_dim() const { return state_dim_of(optimizer, dim); }
+
+  // Offsets in a row, in bytes; all are multiples of 4 but those of the two 16-bit words.
+  static constexpr size_t kEpochOffset = 8;
+  static constexpr size_t kSeenOffset = 10;
+  static constexpr size_t kLifeOffset = 12;
+  size_t weights_offset() const { return kLifeOffset + life_bytes; }
+  size_t weights_bytes() const { return 4 * dim; }
+  size_t state_offset() const { return weights_offset() + weights_bytes(); }
+  size_t state_bytes() const { return 4 * state_dim(); }
+  size_t row_bytes() const { return state_offset() + state_bytes(); }
+  // What a snapshot holds of a row: key, weights, state.
+  size_t saved_bytes() const { return 8 + weights_bytes() + state_bytes(); }
+
   const char* optimizer_name() const {
     switch (optimizer) {
       case Optimizer::kSgd: return "sgd";

@@ -92,13 +92,13 @@ class Load {
     if (schema.state_dim() > 0) wanted["state"] = {"F32", {num_rows_, schema.state_dim()}};
     if (header_.tensors.size() != wanted.size()) return Status::damaged("its header has tensors that no table has");
     const uint64_t data_bytes = file_.size() - data_begin_;
-    if (num_rows_ > data_bytes / (schema.row_bytes())) {
+    if (num_rows_ > data_bytes / (schema.saved_bytes())) {
       return Status::damaged("truncated: its header announces " + std::to_string(num_rows_) + " rows of " +
-                             std::to_string(schema.row_bytes()) + " bytes, the file has " + std::to_string(file_.size()) + " bytes");
+                             std::to_string(schema.saved_bytes()) + " bytes, the file has " + std::to_string(file_.size()) + " bytes");
     }
-    if (num_rows_ * schema.row_bytes() != data_bytes) {
+    if (num_rows_ * schema.saved_bytes() != data_bytes) {
       return Status::damaged("the file has " + std::to_string(file_.size()) + " bytes, its header announces " +
-                             std::to_string(data_begin_ + num_rows_ * schema.row_bytes()));
+                             std::to_string(data_begin_ + num_rows_ * schema.saved_bytes()));
     }
     for (const auto& [name, want] : wanted) {
       const auto found = header_.tensors.find(name);
@@ -165,7 +165,7 @@ class Load {
     const Schema& schema = table_.schema();
     const size_t dim = schema.dim;
     const size_t state_dim = schema.state_dim();
-    const size_t block = std::max<size_t>(1, kPieceBytes / schema.row_bytes());
+    const size_t block = std::max<size_t>(1, kPieceBytes / schema.saved_bytes());
     std::vector<uint64_t> keys(block);
     std::vector<float> weights(block * dim);
     std::vector<float> state(block * state_dim);

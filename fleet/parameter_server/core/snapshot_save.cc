@@ -24,8 +24,8 @@ struct Column {
 };
 
 std::vector<Column> columns_of(const Schema& schema) {
-  std::vector<Column> columns = {{"keys", "U64", 0, 8}, {"weights", "F32", 8, 4 * schema.dim}};
-  if (schema.state_dim() > 0) columns.push_back({"state", "F32", 8 + 4 * schema.dim, 4 * schema.state_dim()});
+  std::vector<Column> columns = {{"keys", "U64", 0, 8}, {"weights", "F32", schema.weights_offset(), schema.weights_bytes()}};
+  if (schema.state_dim() > 0) columns.push_back({"state", "F32", schema.state_offset(), schema.state_bytes()});
   return columns;
 }
 

@@ -6,23 +6,32 @@
 
 #include "index.h"
 #include "rows.h"
+#include "schema.h"
 
 namespace fleet {
 
 struct Stripe {
   explicit Stripe(size_t row_bytes) : rows(row_bytes) {}
 
-  std::mutex mutex;  // guards index and rows, contents of rows included
+  std::mutex mutex;  // guards everything below, contents of rows included
   Index index;
   Rows rows;
+  uint16_t epoch = 1;  // what a row that changes now gets; never 0
 
   static uint64_t key_of(const char* row) {
     uint64_t key;
     std::memcpy(&key, row, sizeof key);
     return key;
   }
-  // Weights follow the key, state follows the weights; rows are aligned to 4 bytes.
-  static float* weights_of(char* row) { return reinterpret_cast<float*>(row + 8); }
+  static uint16_t epoch_of(const char* row) {
+    uint16_t epoch;
+    std::memcpy(&epoch, row + Schema::kEpochOffset, sizeof epoch);
+    return epoch;
+  }
+  static void set_epoch(char* row, uint16_t epoch) { std::memcpy(row + Schema::kEpochOffset, &epoch, sizeof epoch); }
+  // Rows are aligned to 4 bytes, and so are their parts.
+  static float* weights_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.weights_offset()); }
+  static float* state_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.state_offset()); }
 
   // Returns the row of `id` or nullptr. The careful path: looks at every candidate.
   char* find(uint64_t id, uint64_t hash) const noexcept {
@@ -37,7 +46,8 @@ struct Stripe {
     }
   }
 
-  // Appends the row of an id that is not there: key written, the rest zero. nullptr if the system has no memory.
+  // Appends the row of an id that is not there: key written, the rest zero, so that whoever calls this calls before_change()
+  // next. nullptr if the system has no memory.
   char* insert(uint64_t id, uint64_t hash, uint64_t salt) noexcept {
     if (!index.reserve_one(rows, salt)) return nullptr;
     const uint64_t ref = rows.append();
