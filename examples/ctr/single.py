@@ -8,10 +8,9 @@ import time
 
 import numpy as np
 import paddle
-from data import auc, load
 from paddle import nn
 
-from fleet.data import ArrayLoader
+from fleet.data import ArrayLoader, criteo
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", default="data/ctr", help="directory of the data, made on first use")
@@ -39,7 +38,7 @@ class CtrDnn(nn.Layer):
         return self.deep(paddle.concat([rows, dense], axis=1)).squeeze(1)
 
 
-train_set, test_set, possible = load(args.data, args.samples, args.num_buckets)
+train_set, test_set, possible = criteo.load_planted(args.data, args.samples, args.num_buckets)
 paddle.seed(args.seed)
 model = CtrDnn()
 optimizer = paddle.optimizer.Adam(args.learning_rate, parameters=model.parameters(), lazy_mode=True)
@@ -63,5 +62,5 @@ with paddle.no_grad():
     for batch in ArrayLoader(test_set, 4096):
         scores.append(nn.functional.sigmoid(model(batch["ids"], batch["dense"])).numpy())
         labels.append(batch["label"].numpy())
-reached = auc(np.concatenate(scores), np.concatenate(labels))
+reached = criteo.auc(np.concatenate(scores), np.concatenate(labels))
 print(f"AUC {reached:.4f}, {rate:.0f} examples/s; the best possible AUC here is {possible:.4f}")

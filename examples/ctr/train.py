@@ -7,11 +7,10 @@ import argparse
 import time
 
 import paddle
-from data import load
 from paddle import nn
 
 import fleet
-from fleet.data import ArrayLoader
+from fleet.data import ArrayLoader, criteo
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--data", default="data/ctr", help="directory of the data, made on first use")
@@ -40,7 +39,7 @@ class CtrDnn(nn.Layer):
 
 
 fleet.init()
-train_set, test_set, possible = load(args.data, args.samples, args.num_buckets)
+train_set, test_set, possible = criteo.load_planted(args.data, args.samples, args.num_buckets)
 paddle.seed(args.seed)
 model = fleet.distributed_model(CtrDnn())
 optimizer = paddle.optimizer.Adam(args.learning_rate, parameters=model.parameters(), lazy_mode=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.data.criteo.cache import locked
+from fleet.data.criteo.cache import locked, open_pack, pack
 from fleet.data.criteo.planted import Planted, bayes_auc
 from fleet.errors import ConfigError
 
@@ -54,6 +54,29 @@ def generate(
         except OSError as error:
             fix = "free some space, or name another directory"
             raise ConfigError(f"cannot write the samples: {error.strerror}", at=str(target), fix=fix) from error
+
+
+def load_planted(
+    directory: str | os.PathLike[str], num_samples: int, num_buckets: int, seed: int = 0
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]], float]:
+    """Return training arrays, held-out arrays and the best possible AUC on the held-out ones; made on first use.
+
+    Arrays: ``{"ids": int64[n, 26], "dense": float32[n, 13], "label": float32[n]}``, mapped from disk.
+    Several processes may call this at once: one makes the data, the others wait for it.
+
+    Raises:
+        ConfigError: too few samples, or the directory cannot be written.
+    """
+    home = Path(directory) / f"{num_samples}-samples-{num_buckets}-buckets-seed-{seed}"
+    with locked(directory):  # not home: generate() and pack() lock what they write
+        if not (home / "ready").exists():
+            print(f"making {num_samples} samples in {home}", flush=True)
+            generate(home, num_samples, seed)
+            for part in ("train", "test"):
+                pack(home / part, home / f"{part}.pack", num_buckets=num_buckets)
+            (home / "ready").touch()
+    possible = float(json.loads((home / PLANTED).read_text())["bayes_auc"])
+    return open_pack(home / "train.pack", num_buckets), open_pack(home / "test.pack", num_buckets), possible
 
 
 def _generate(target: Path, num_train: int, num_test: int, seed: int, num_parts: int) -> dict[str, Any]:

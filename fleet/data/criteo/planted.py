@@ -8,7 +8,7 @@ only looking things up.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -147,6 +147,15 @@ def bayes_auc(probability: npt.NDArray[np.float64]) -> float:
     won = float((order * (below + among / 2)).sum())
     pairs = float(order.sum() * unclicked.sum() - (order * unclicked).sum())
     return won / pairs
+
+
+def auc(scores: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """Return the area under the ROC curve of scores, float[n], for labels of 0 and 1; equal scores count half."""
+    values, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    clicks = np.bincount(group, labels, len(values))
+    others = sizes - clicks
+    below = np.cumsum(others) - others
+    return float((clicks * (below + others / 2)).sum() / (clicks.sum() * others.sum()))
 
 
 def _hexadecimal(values: npt.NDArray[np.uint64]) -> Chars:
