@@ -34,7 +34,8 @@ class SkipGram(nn.Layer):
 pairs = np.load(f"{data}/pairs.npz")
 arrays = {"center": pairs["center"], "context": pairs["context"]}
 model = fleet.distributed_model(SkipGram())
-optimizer = fleet.distributed_optimizer(paddle.optimizer.SGD(about["rate"], parameters=model.parameters()))
+rate = about["rate_of_a_pair"] * batch_size * fleet.world_size()  # a mean over the global batch: each pair moves as far as alone
+optimizer = fleet.distributed_optimizer(paddle.optimizer.SGD(rate, parameters=model.parameters()))
 loader = ArrayLoader(arrays, batch_size, shuffle=True)
 loader = fleet.distributed_loader(loader, ids={"center": model.center, "context": model.context})
 truth = paddle.to_tensor(np.eye(1, 1 + negatives, dtype="float32").repeat(batch_size, 0))

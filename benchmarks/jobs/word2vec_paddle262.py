@@ -41,7 +41,7 @@ loss = paddle.mean(paddle.sum(paddle.nn.functional.binary_cross_entropy_with_log
 strategy = fleet.DistributedStrategy()
 strategy.a_sync = True
 strategy.a_sync_configs = {"k_steps": k_steps}
-optimizer = fleet.distributed_optimizer(paddle.optimizer.SGD(about["rate"]), strategy)
+optimizer = fleet.distributed_optimizer(paddle.optimizer.SGD(about["rate_of_a_pair"] * batch_size), strategy)
 optimizer.minimize(loss)
 
 if fleet.is_server():
@@ -75,8 +75,8 @@ fleet.barrier_worker()
 seconds = time.perf_counter() - began
 if rank == 0:
     scope = paddle.static.global_scope()
-    near_rows = np.array(scope.find_var("center_rows").get_tensor())
-    far_rows = np.array(scope.find_var("context_rows").get_tensor())
+    near_rows = np.array(scope.find_var("center_rows").get_tensor())[: about["checked"]]
+    far_rows = np.array(scope.find_var("context_rows").get_tensor())[: about["checked"]]
     np.savez(f"{data}/rival_rows.npz", center=near_rows, context=far_rows)
     print("RESULT " + json.dumps({"seconds": seconds}), flush=True)
 fleet.barrier_worker()
