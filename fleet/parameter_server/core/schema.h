@@ -46,7 +46,7 @@ struct Schema {
   size_t state_dim() const { return state_dim_of(optimizer, dim); }
 
   // Offsets in a row, in bytes; all are multiples of 4 but those of the two 16-bit words.
-  static constexpr size_t kEpochOffset = 8;
+  static constexpr size_t kEpochOffset = Rows::kEpochOffset;
   static constexpr size_t kSeenOffset = 10;
   static constexpr size_t kLifeOffset = 12;
   size_t weights_offset() const { return kLifeOffset + life_bytes; }

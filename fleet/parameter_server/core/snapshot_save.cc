@@ -70,19 +70,20 @@ class Save {
   }
 
  private:
-  // Rows are appended and keys never change: the first limits_[stripe] rows are what this snapshot holds.
+  // Rows are appended and keys never change: the rows in the first limits_[stripe] places are what this snapshot holds.
   void count_rows() {
     shards_.resize(kNumShards);
     for (uint32_t s = 0; s < table_.num_stripes(); ++s) {
       Stripe& stripe = table_.stripe(s);
       {
         const std::lock_guard<std::mutex> lock(stripe.mutex);
-        limits_.push_back(stripe.rows.size());
+        limits_.push_back(stripe.rows.num_places());
       }
       for (uint64_t at = 0; at < limits_[s];) {
         const std::lock_guard<std::mutex> lock(stripe.mutex);
         for (const uint64_t end = std::min(limits_[s], at + 16 * kRowsAtOnce); at < end; ++at) {
-          ++shards_[shard_of(stripe.rows.at(stripe.rows.ref_of(at)))].count;
+          const uint64_t ref = stripe.rows.ref_of(at);
+          if (!stripe.rows.is_free(ref)) ++shards_[shard_of(stripe.rows.at(ref))].count;
         }
       }
     }
@@ -134,6 +135,7 @@ class Save {
         }
         at += count;
         for (size_t i = 0; i < count; ++i) {
+          if (Stripe::epoch_of(&chunk[i * row_bytes]) == 0) continue;  // a free place
           const Status status = add(file, &chunk[i * row_bytes], capacity);
           if (!status.ok()) return status;
         }

@@ -29,6 +29,12 @@ struct Stripe {
     return epoch;
   }
   static void set_epoch(char* row, uint16_t epoch) { std::memcpy(row + Schema::kEpochOffset, &epoch, sizeof epoch); }
+  static uint16_t seen_of(const char* row) {
+    uint16_t seen;
+    std::memcpy(&seen, row + Schema::kSeenOffset, sizeof seen);
+    return seen;
+  }
+  static void set_seen(char* row, uint16_t seen) { std::memcpy(row + Schema::kSeenOffset, &seen, sizeof seen); }
   // Rows are aligned to 4 bytes, and so are their parts.
   static float* weights_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.weights_offset()); }
   static float* state_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.state_offset()); }
@@ -38,7 +44,7 @@ struct Stripe {
     const uint64_t want = Index::want(hash);
     for (const uint64_t* bucket = index.bucket(hash);; bucket = index.next(bucket)) {
       for (int i = 0; i < 8; ++i) {
-        if (bucket[i] == 0) return nullptr;  // entries are filled from the front and never removed
+        if (bucket[i] == 0) return nullptr;  // filled from the front
         if ((bucket[i] & Index::kWantMask) != want) continue;
         char* row = rows.at(bucket[i] & Index::kRefMask);
         if (key_of(row) == id) return row;
@@ -46,16 +52,24 @@ struct Stripe {
     }
   }
 
-  // Appends the row of an id that is not there: key written, the rest zero, so that whoever calls this calls before_change()
-  // next. nullptr if the system has no memory.
+  // Called before a row is changed or removed, and after it was made.
+  void before_change(const Schema&, char* row) noexcept { set_epoch(row, epoch); }
+
+  // Appends the row of an id that is not there: key and epoch written, the rest zero. nullptr if the system has no memory.
   char* insert(uint64_t id, uint64_t hash, uint64_t salt) noexcept {
     if (!index.reserve_one(rows, salt)) return nullptr;
     const uint64_t ref = rows.append();
     if (ref == Rows::kNone) return nullptr;
     char* row = rows.at(ref);
     std::memcpy(row, &id, sizeof id);
+    set_epoch(row, epoch);
     index.add(hash, ref);
     return row;
+  }
+
+  // Removes a row and frees its place. before_change() was called.
+  void erase(char* row, uint64_t salt) noexcept {
+    rows.release(index.erase_row(hash_of(key_of(row), salt), row, rows, salt));
   }
 };
 

@@ -138,9 +138,12 @@ Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, f
 Status Table::keys(std::vector<uint64_t>* out) noexcept try {
   for (const auto& stripe : stripes_) {
     const std::lock_guard<std::mutex> lock(stripe->mutex);
-    const uint64_t count = stripe->rows.size();
-    out->reserve(out->size() + count);
-    for (uint64_t i = 0; i < count; ++i) out->push_back(Stripe::key_of(stripe->rows.at(stripe->rows.ref_of(i))));
+    const Rows& rows = stripe->rows;
+    out->reserve(out->size() + rows.size());
+    for (uint64_t place = 0; place < rows.num_places(); ++place) {
+      const uint64_t ref = rows.ref_of(place);
+      if (!rows.is_free(ref)) out->push_back(Stripe::key_of(rows.at(ref)));
+    }
   }
   return {};
 } catch (const std::bad_alloc&) {
