@@ -10,6 +10,7 @@ weights. One thread, 16 floats a row, 16,384 random existing ids a call. Exit st
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import shutil
 import socket
@@ -19,8 +20,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from threading import Barrier
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,14 +100,20 @@ class Rival:
         self.process.wait()
 
 
+def make_table(optimizer: str, initializer: str) -> Any:
+    """Return an empty core.Table."""
+    return native.load().Table(
+        dim=DIM, optimizer=optimizer, hyper={"epsilon": 1e-6}, initializer=initializer,
+        init_args=(0.0, 0.0 if initializer == "constant" else 0.01), seed=0, salt=SALT,
+    )  # fmt: skip
+
+
 class Ours:
     """A core.Table with the same rows as the rival's, driven with the same ids."""
 
     def __init__(self, rows: int, optimizer: str) -> None:
-        core = native.load()
-        self.table = core.Table(
-            dim=DIM, optimizer=optimizer, hyper={"epsilon": 1e-6}, initializer="constant", init_args=(0.0, 0.0), seed=0, salt=SALT
-        )
+        self.table = make_table(optimizer, "constant")
+        self.together: Barrier | None = None  # where several users of the table begin their work
         self.rows, self.next_call = rows, 0
         self.buffer = np.empty((IDS, DIM), np.float32)
         for at in range(0, rows, 1 << 18):
@@ -112,6 +121,13 @@ class Ours:
             start = (number % np.uint64(1000)).astype(np.float32)[:, None] + np.arange(DIM, dtype=np.float32)
             self.table.assign(splitmix64(number), start)
         self.counter = np.arange(IDS, dtype=np.uint64)
+
+    def twin(self) -> Ours:
+        """Return another user of the same table, with ids and a buffer of its own."""
+        other = copy.copy(self)
+        other.buffer, other.next_call = np.empty_like(self.buffer), 1 << 20
+        self.together = other.together = Barrier(2)
+        return other
 
     def draw(self) -> U64:
         base = np.uint64(self.next_call * IDS)
@@ -126,13 +142,13 @@ class Ours:
         return self._timed(calls, lambda ids: self.table.push(ids, self.buffer, 0.01, 1))
 
     def _timed(self, calls: int, work: Callable[[U64], object]) -> float:
-        seconds = 0.0
-        for _ in range(calls):
-            ids = self.draw()
-            begin = time.perf_counter()
+        drawn = [self.draw() for _ in range(calls)]
+        if self.together is not None:
+            self.together.wait()
+        begin = time.perf_counter()
+        for ids in drawn:
             work(ids)
-            seconds += time.perf_counter() - begin
-        return seconds
+        return time.perf_counter() - begin
 
 
 def check_same_answer(ours: Ours, rival: Rival) -> None:
@@ -179,9 +195,50 @@ def in_process(options: argparse.Namespace) -> Iterator[Figure]:
     yield figure("table pull in process", times["pull"], rows, name, times["their pull"])
     yield figure("table push in process, row-wise Adagrad", times["push"], rows, name, times["their push"])
     del ours
-    ours = Ours(options.rows, "adagrad")
-    ours.push(20)
-    yield figure("table push in process, element-wise Adagrad", [ours.push(options.calls) for _ in range(options.repeats)], rows)
+    for optimizer, spoken in (("adagrad", "element-wise Adagrad"), ("adam", "Adam")):
+        ours = Ours(options.rows, optimizer)
+        ours.push(20)
+        yield figure(f"table push in process, {spoken}", [ours.push(options.calls) for _ in range(options.repeats)], rows)
+        del ours
+
+
+def inserts(options: argparse.Namespace) -> Iterator[Figure]:
+    """Pulls that make rows: each call brings 16,384 ids that the table has not seen. Memory comes from the system as it grows."""
+    calls, seconds = max(1, options.rows // IDS), []
+    buffer = np.empty((IDS, DIM), np.float32)
+    for _ in range(options.repeats):
+        table, spent = make_table("rowwise_adagrad", "uniform"), 0.0
+        for call in range(calls):
+            ids = splitmix64(np.arange(call * IDS, (call + 1) * IDS, dtype=np.uint64))
+            begin = time.perf_counter()
+            table.pull(ids, buffer, True)
+            spent += time.perf_counter() - begin
+        if table.size != calls * IDS:
+            raise SystemExit(f"wrong answer: {table.size} rows instead of {calls * IDS}")
+        seconds.append(spent)
+    yield figure("table insert in process, pulls that make rows", seconds, calls * IDS)
+
+
+def two_threads(options: argparse.Namespace) -> Iterator[Figure]:
+    """The same table used by one thread and by two at once; the ratio is how much more two do."""
+    if (os.cpu_count() or 1) < 2:
+        return
+    single = Ours(options.rows, "rowwise_adagrad")
+    first = copy.copy(single)
+    second = first.twin()
+    rows = options.calls * IDS
+    for verb in ("pull", "push"):
+        alone, together = [], []
+        for _ in range(options.repeats):
+            alone.append(getattr(single, verb)(options.calls))
+            together.append(longest([getattr(first, verb), getattr(second, verb)], options.calls) / 2)
+        yield figure(f"table {verb} in process, two threads", together, rows, "one thread", alone)
+
+
+def longest(work: list[Callable[[int], float]], calls: int) -> float:
+    """Run each in a thread of its own, begun together once their ids are drawn; return the longest time."""
+    with ThreadPoolExecutor(len(work)) as pool:
+        return max(pool.map(lambda one: one(calls), work))
 
 
 def over_sockets(options: argparse.Namespace) -> Iterator[Figure]:
@@ -265,7 +322,9 @@ class Far:
 
 
 # Each group is one question's figures.
-GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {"in_process": in_process, "over_sockets": over_sockets}
+GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {
+    "in_process": in_process, "inserts": inserts, "two_threads": two_threads, "over_sockets": over_sockets,
+}  # fmt: skip
 
 
 def leave(reason: str) -> None:
