@@ -313,7 +313,7 @@ def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, 
                 what = f"ids for a {type(embedding).__name__}, which has no table"
                 raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
             learns = learns and embedding.training
-            wanted[embedding.table_name] = embedding.ids_of(value)
+            wanted[embedding.table_name] = embedding.look(value).ids
         this.session.announce(wanted, create=learns)
 
     return announce

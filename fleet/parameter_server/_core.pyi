@@ -44,6 +44,11 @@ class Unique:
         ``server_of_shard`` is ``uint16[1024]``.
         """
 
+def unique_all(
+    batches: Sequence[tuple[Unique, NDArray[np.uint64]]], server_of_shard: NDArray[np.uint16], num_servers: int
+) -> list[tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int64]]]:
+    """Do ``unique.unique(ids, ...)`` for the batches of several tables in one call."""
+
 def expand(rows: NDArray[np.float32], inverse: NDArray[np.uint32], out: NDArray[np.float32]) -> None:
     """Set ``out[i] = rows[inverse[i]]``: ``float32[m, dim]`` to ``float32[n, dim]``. Raises ValueError if inverse names no row."""
 
@@ -51,6 +56,62 @@ def merge(grads: NDArray[np.float32], inverse: NDArray[np.uint32], scale: float,
     """Set ``out[m, dim]`` to ``scale`` times the sum of ``grads[n, dim]`` by ``inverse[n]``, in order of appearance.
 
     Returns how many values of the result are not finite. Raises ValueError if inverse names no row of out.
+    """
+
+def pool(
+    rows: NDArray[np.float32],
+    inverse: NDArray[np.uint32],
+    lengths: NDArray[np.int64] | None,
+    weights: NDArray[np.float32] | None,
+    pooling: str,
+    out: NDArray[np.float32],
+) -> None:
+    """Set ``out[num_bags, dim]`` to the pooled rows of bags of ids: ``rows[m, dim]``, ``inverse[n]``, ``lengths[num_bags]``.
+
+    ``sum`` of weight times row in the order of the ids; ``mean`` divides it by the sum of weights, ``sqrtn`` by the root of the
+    sum of squared weights. Zeros if a bag is empty or its divisor is 0. Without ``lengths`` every id is a bag of its own.
+
+    Raises:
+        ValueError: a length is negative, the lengths do not add up, inverse names no row, or pooling is another word.
+    """
+
+def unpool(
+    grads: NDArray[np.float32],
+    inverse: NDArray[np.uint32],
+    lengths: NDArray[np.int64] | None,
+    weights: NDArray[np.float32] | None,
+    pooling: str,
+    out: NDArray[np.float32],
+) -> None:
+    """Add the gradient ``grads[num_bags, dim]`` of pooled rows to the rows' own, ``out[m, dim]``, in the order of the ids.
+
+    Raises:
+        ValueError: as :func:`pool`.
+    """
+
+def weight_gradients(
+    rows: NDArray[np.float32],
+    grads: NDArray[np.float32],
+    inverse: NDArray[np.uint32],
+    lengths: NDArray[np.int64] | None,
+    weights: NDArray[np.float32],
+    pooling: str,
+) -> NDArray[np.float32]:
+    """Return the gradient ``float32[n]`` of the weights of :func:`pool`, given that of its result.
+
+    Raises:
+        ValueError: as :func:`pool`.
+    """
+
+def drop_padding(
+    ids: NDArray[np.uint64], padding: int, lengths: NDArray[np.int64] | None
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return ``(ids uint64[k], places int64[k], lengths int64[num_bags])`` without the padding; None if there is none.
+
+    ``places`` are those of the ids that stay. Without ``lengths`` every id is a bag of its own, of length 0 or 1 afterwards.
+
+    Raises:
+        ValueError: a length is negative, or they do not add up.
     """
 
 def merge_pushes(

@@ -12,16 +12,22 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
-from fleet.errors import ConfigError, TableError
-from fleet.parameter_server.client import Pulled, Table
-from fleet.parameter_server.session import Ids, Session
+from fleet.errors import ConfigError
+from fleet.parameter_server.client import Table
+from fleet.parameter_server.lookup import POOLINGS, Lookup, Reader
+from fleet.parameter_server.pooling import Result, Weighted
+from fleet.parameter_server.session import Session
 from fleet.parameter_server.spec import TableSpec
 
 UPLOAD_ROWS = 1 << 20  # rows of a converted embedding whose keys are made at once
 
 
 class Embedding(paddle.nn.Layer):  # type: ignore[misc]
-    """Look rows of a table up by id: ``int64[...]`` -> ``float32[..., dim]``.
+    """Look rows of a table up by id: ``int64[...]`` -> ``float32[..., dim]``; with ``pooling`` the rows of each bag become one.
+
+    A bag is the last axis, ``int64[..., n]`` -> ``float32[..., dim]``, or ragged: ``embedding(values, lengths=lengths)`` with
+    ``int64[n]`` ids of all bags in a row and ``int64[...]`` lengths -> ``float32[..., dim]``. An empty bag reads as zeros.
+    ``weights=`` gives each id a weight, ``float32`` of the ids' shape; they get a gradient if they want one.
 
     Args:
         dim: floats of a row.
@@ -29,20 +35,29 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
         initializer: paddle.nn.initializer.Uniform, Normal or Constant; the default is Uniform(-0.01, 0.01).
             A row's first value comes from (seed, table, id) alone.
         name: of the table; the default is the layer's path in the model.
+        pooling: ``"sum"`` of weight times row; ``"mean"``: that over the sum of weights; ``"sqrtn"``: over the root of the
+            sum of squared weights. Weights are 1 if none are given; a bag whose divisor is 0 reads as zeros.
+        padding_id: the id that stands for none, -1 for example: it reads as zeros, gets no gradient and no row, and counts
+            in no mean.
 
     In ``eval()`` and under ``no_grad`` a look-up makes no row: an unseen id reads as its initial value.
 
     Raises:
-        ConfigError: dim or initializer are not possible.
-        TableError: (at a look-up) an id is negative, no integer, or outside the vocabulary.
+        ConfigError: an argument is not possible.
+        TableError: (at a look-up) an id is negative, no integer, or outside the vocabulary; lengths are negative or do not add
+            up to the ids; weights are not finite or not one an id. Nothing was changed.
 
     Example:
         >>> embedding = fleet.parameter_server.Embedding(16)
         >>> embedding(paddle.to_tensor([[7, 9]])).shape
         [1, 2, 16]
+        >>> bags = fleet.parameter_server.Embedding(16, pooling="mean")
+        >>> bags(paddle.to_tensor([7, 9, 9]), lengths=paddle.to_tensor([1, 0, 2])).shape
+        [3, 16]
     """
 
-    def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None) -> None:
+    def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None,
+                 pooling: str | None = None, padding_id: int | None = None) -> None:  # fmt: skip
         super().__init__()
         if type(dim) is not int or not 1 <= dim <= 65536:
             raise ConfigError(
@@ -52,17 +67,29 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             raise ConfigError(
                 f"vocabulary must be an int >= 0, got {vocabulary!r}", at="parameter_server.Embedding", fix="0 takes any id"
             )
+        if pooling is not None and pooling not in POOLINGS:
+            raise ConfigError(
+                f"pooling must be one of {', '.join(POOLINGS)} or None, got {pooling!r}", at="parameter_server.Embedding",
+                fix="None gives one row an id",
+            )  # fmt: skip
+        if padding_id is not None and (type(padding_id) is not int or not -(2**63) <= padding_id < 2**64):
+            raise ConfigError(
+                f"padding_id must be an int of 64 bits, got {padding_id!r}", at="parameter_server.Embedding", fix="None: no padding"
+            )
         self.dim, self.vocabulary, self.table_name = dim, vocabulary, name
+        self.pooling, self.padding_id = pooling, padding_id
         self._initial = _initial(initializer)
         self._upload: NDArray[np.float32] | None = None  # a converted embedding's weight, until the table is open
         self._session: Session | None = None
         self._table: Table | None = None
+        self._reader: Reader  # of its ids: made with the table
 
     def join(self, session: Session, path: str, optimizer: tuple[str, tuple[tuple[str, float], ...]], seed: int) -> None:
         """Open the table; ``path`` is the layer's name in the model."""
         self.table_name = self.table_name or path or "embedding"  # no path: the model itself
         spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary)
         self._session, self._table = session, session.open(spec)
+        self._reader = Reader(f"table {self.table_name!r}", self.vocabulary, self.dim, self.pooling, self.padding_id)
 
     def upload(self) -> None:
         """Send a converted embedding's present weight to the servers; trainer 0 does it for all."""
@@ -85,42 +112,34 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
         session, table = self._joined()
         return session.client.read(table, np.arange(self.vocabulary, dtype=np.uint64))
 
-    def ids_of(self, x: Any) -> Ids:
-        """Return ids as ``uint64[n]``.
+    def look(self, ids: Any, lengths: Any = None) -> Lookup:
+        """Return what a look-up of ids, or of ragged ids and their lengths, asks for.
 
         Raises:
-            TableError: an id is negative, no integer, or outside the vocabulary.
+            ConfigError: lengths without pooling.
+            TableError: ids or lengths that are none.
         """
-        given = x if isinstance(x, np.ndarray) else x.numpy() if isinstance(x, paddle.Tensor) else np.asarray(x)
-        if given.dtype.kind not in "iu":
-            raise self._bad_ids(f"ids must be integers, got {given.dtype}", "cast them to int64")
-        flat = given.reshape(-1)
-        if flat.size:
-            low, high = int(flat.min()), int(flat.max())
-            if low < 0:
-                at = int(np.flatnonzero(flat < 0)[0])
-                raise self._bad_ids(
-                    f"id {int(flat[at])} at position {at} is negative", "hash ids to 0..2**63-1, or give a NumPy uint64 array"
-                )
-            if self.vocabulary and high >= self.vocabulary:
-                at = int(np.flatnonzero(flat >= self.vocabulary)[0])
-                fix = f"give ids below {self.vocabulary}, or an open table: fleet.parameter_server.Embedding({self.dim})"
-                raise self._bad_ids(f"id {int(flat[at])} at position {at} is outside the vocabulary of {self.vocabulary}", fix)
-        return np.ascontiguousarray(flat, dtype=np.uint64)
+        self._joined()
+        if lengths is not None and self.pooling is None:
+            raise self._needs_pooling("lengths")
+        return self._reader.read(ids, lengths)
 
-    def forward(self, x: Any) -> Any:
-        """Return the rows of ``x``: ids of any shape."""
+    def forward(self, x: Any, lengths: Any = None, weights: Any = None) -> Any:
+        """Return the rows of the ids ``x``, or of its bags."""
         session, table = self._joined()
-        ids = self.ids_of(x)
+        if weights is not None and self.pooling is None:
+            raise self._needs_pooling("weights")
+        lookup = self.look(x, lengths)
         learns = paddle.is_grad_enabled()
-        pulled = session.rows(table, ids, create=bool(self.training and learns))
-        # A fresh tensor each time: writing into one that autograd has saved would corrupt gradients silently.
-        out = paddle.empty([*x.shape, self.dim], dtype="float32")
-        if ids.size:
-            session.expand(pulled, session.view(out.data_ptr(), ids.size * self.dim).reshape(ids.size, self.dim))
+        each = None if weights is None else self._reader.weights(weights, lookup)
+        pulled = session.rows(table, lookup.ids, create=bool(self.training and learns))
+        result = Result(session, table, pulled, lookup, self.pooling, each)
+        if learns and each is not None and not getattr(weights, "stop_gradient", True):
+            return Weighted.apply(weights, result)
+        out = result.tensor()
         if learns:
             out.stop_gradient = False
-            out.register_hook(lambda gradient: _collect(session, table, pulled, gradient))
+            out.register_hook(result.back)
         return out
 
     @property
@@ -134,7 +153,9 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
 
     def extra_repr(self) -> str:
         """Show what print(model) shows."""
-        return f"{self.vocabulary or 'any uint64'}, {self.dim}, table={self.table_name!r}"
+        pooled = f", pooling={self.pooling!r}" if self.pooling else ""
+        padded = f", padding_id={self.padding_id}" if self.padding_id is not None else ""
+        return f"{self.vocabulary or 'any uint64'}, {self.dim}, table={self.table_name!r}{pooled}{padded}"
 
     def _joined(self) -> tuple[Session, Table]:
         if self._session is None or self._table is None:
@@ -145,15 +166,9 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             )
         return self._session, self._table
 
-    def _bad_ids(self, what: str, fix: str) -> TableError:
-        return TableError(what, at=f"table {self.table_name!r}", fix=fix)
-
-
-def _collect(session: Session, table: Table, pulled: Pulled, gradient: Any) -> None:
-    count = len(pulled.inverse)
-    if count:
-        dense = gradient if gradient.is_contiguous() else gradient.contiguous()
-        session.collect(table, pulled, session.view(dense.data_ptr(), count * table.spec.dim).reshape(count, table.spec.dim))
+    def _needs_pooling(self, what: str) -> ConfigError:
+        fix = f'make it with pooling="sum", "mean" or "sqrtn", or leave {what} out'
+        return ConfigError(f"{what} are given to an embedding without pooling", at=f"table {self.table_name!r}", fix=fix)
 
 
 def find(model: Any) -> dict[str, Any]:
@@ -195,7 +210,6 @@ def convert(layer: Any, path: str) -> None:
     weight = layer.weight
     at = f"{path} (nn.Embedding)"
     refused = {
-        "padding_idx": layer._padding_idx is not None,  # as given: -1 is the last row
         "max_norm": getattr(layer, "_max_norm", None) is not None,
         "scale_grad_by_freq": bool(getattr(layer, "_scale_grad_by_freq", False)),
         "a dtype other than float32": weight.dtype != paddle.float32,
@@ -210,7 +224,8 @@ def convert(layer: Any, path: str) -> None:
     values = weight.numpy()
     training = layer.training
     hooks = {name: value for name, value in layer.__dict__.items() if name.startswith("_forward_")}  # the user's go on
-    fresh = Embedding(dim, vocabulary=vocabulary, initializer=paddle.nn.initializer.Constant(0.0))
+    padding = None if layer._padding_idx is None else layer._padding_idx % vocabulary  # as given: -1 is the last row
+    fresh = Embedding(dim, vocabulary=vocabulary, initializer=paddle.nn.initializer.Constant(0.0), padding_id=padding)
     # The same object becomes another layer: whoever holds it (the model, the script, a list) holds the new one.
     layer.__dict__.clear()
     layer.__class__ = Embedding

@@ -46,7 +46,7 @@ class Session:
     """
 
     def __init__(self, runtime: Runtime, block: dict[str, Any], incarnation: int) -> None:
-        self._core = native.load()
+        self.core = native.load()
         self._runtime, self._prefetch, self.mode = runtime, int(block["prefetch"]), str(block["consistency"])
         self.client = Client(_links(runtime, incarnation), self.mode, runtime.timeout_s)
         self._announced: list[Announced] = []
@@ -82,14 +82,20 @@ class Session:
             logger.warning(f"table {name!r}: other ids than the loader announced are pulled on the spot, which is slower")
         return self.client.pull([(table, ids)], create).result()[0]
 
-    def collect(self, table: Table, pulled: Pulled, gradient: Values) -> None:
-        """Take the gradient ``float32[n, dim]`` of a batch's rows: merged per key, weighted by the trainer's share."""
+    def collect(self, table: Table, pulled: Pulled, gradient: Values, bags: Any = None) -> None:
+        """Take the gradient of a look-up's rows, ``float32[n, dim]``, or ``[num_bags, dim]`` of its pooling.Bags."""
         share = self._runtime.share
         scale = 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
         if scale == 0 or not len(pulled.keys):
             return  # an empty part of a batch: computed on a borrowed sample, counts nothing
         merged = np.empty((len(pulled.keys), table.spec.dim), dtype=np.float32)
-        self._core.merge(gradient, pulled.inverse, scale, merged)  # the server refuses NaN and infinity, with the table's name
+        # Merged per key, weighted by the trainer's share; the server refuses NaN and infinity, with the table's name.
+        if bags is None:
+            self.core.merge(gradient, pulled.inverse, scale, merged)
+        else:
+            merged.fill(0)
+            self.core.unpool(gradient, pulled.inverse, *bags, merged)
+            merged *= np.float32(scale)
         self._gradients.setdefault(table.spec.name, []).append(RowGradient(pulled.keys, pulled.counts, merged))
 
     def push(self, learning_rate: float) -> None:
@@ -118,12 +124,12 @@ class Session:
 
     def view(self, address: int, count: int) -> Values:
         """Return foreign float32 memory as an array that owns nothing."""
-        array: Values = self._core.as_array(address, count, "float32")
+        array: Values = self.core.as_array(address, count, "float32")
         return array
 
     def expand(self, pulled: Pulled, out: Values) -> None:
         """Write the row of every id to ``out``: float32[n, dim]."""
-        self._core.expand(pulled.rows, pulled.inverse, out)
+        self.core.expand(pulled.rows, pulled.inverse, out)
 
     def _ask(self, batch: Announced) -> None:
         wanted = [(self.client.tables[name], ids) for name, ids in batch.ids.items()]
@@ -134,8 +140,8 @@ class Session:
         if len(parts) == 1:
             return parts[0]
         keys: Keys
-        keys, values = self._core.merge_pushes([(p.keys, p.values) for p in parts])
-        unique = self._core.Unique(table.spec.salt)
+        keys, values = self.core.merge_pushes([(p.keys, p.values) for p in parts])
+        unique = self.core.Unique(table.spec.salt)
         ordered, inverse, counts = unique.unique(keys, self.client.server_of_shard, len(parts[0].counts))
         by_key = np.empty_like(values)
         by_key[inverse] = values

@@ -110,8 +110,6 @@ def test_a_shared_weight_is_refused(join: Join) -> None:
 
 
 @pytest.mark.parametrize("words, make", [
-    ("padding_idx", lambda: nn.Embedding(10, 3, padding_idx=0)),
-    ("padding_idx", lambda: nn.Embedding(10, 3, padding_idx=-1)),
     ("a learning rate of its own", lambda: nn.Embedding(10, 3, weight_attr=paddle.ParamAttr(learning_rate=0.1))),
     ("a regularizer", lambda: nn.Embedding(10, 3, weight_attr=paddle.ParamAttr(regularizer=paddle.regularizer.L2Decay(0.1)))),
 ])  # fmt: skip
@@ -312,7 +310,7 @@ def test_announced_ids(join: Join, monkeypatch: pytest.MonkeyPatch, mode: str, p
         def announce() -> None:
             batch = next(coming, None)
             if told and batch is not None:
-                training.job().session.announce({"embedding": model.embedding.ids_of(batch)}, create=True)
+                training.job().session.announce({"embedding": model.embedding.look(batch).ids}, create=True)
 
         announce()
         for batch in step:

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,14 @@ T* out(py::array& array) {
 template <class T>
 py::array fresh(const std::vector<py::ssize_t>& shape) {
   return py::array(py::dtype::of<T>(), shape);
+}
+
+// A fresh array with these values.
+template <class T>
+py::array array_of(const std::vector<T>& values) {
+  py::array array = fresh<T>({static_cast<py::ssize_t>(values.size())});
+  std::copy(values.begin(), values.end(), out<T>(array));
+  return array;
 }
 
 // Turns a failure of the core into the Python exception it stands for. `path` names the file of kIo.

@@ -13,6 +13,7 @@
 
 #include "arrays.h"
 #include "batch.h"
+#include "bind_pool.h"
 #include "bind_table.h"
 #include "denormals.h"
 #include "kernels.h"
@@ -47,29 +48,62 @@ py::array shard_of(const py::handle& ids_, uint64_t salt) {
   return shards;
 }
 
-py::tuple unique(Unique& self, const py::handle& ids_, const py::handle& server_of_shard_, int64_t num_servers) {
-  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+// One batch of one table: what Unique made of it.
+struct Batch {
+  Unique* unique;
+  py::array ids, inverse;
+  std::vector<uint64_t> keys;
+  std::vector<int64_t> counts;
+};
+
+Batch batch_of(Unique* unique, const py::handle& ids_) {
+  py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const py::ssize_t n = ids.shape(0);
+  if (n >= (py::ssize_t{1} << 31)) throw py::value_error("ids must be fewer than 2^31 in one call, got " + std::to_string(n));
+  return {unique, std::move(ids), fresh<uint32_t>({n}), {}, {}};
+}
+
+// One call, and one release of the GIL, for all tables of a step.
+py::list unique_batches(std::vector<Batch> batches, const py::handle& server_of_shard_, int64_t num_servers) {
   const py::array map = take<uint16_t>(server_of_shard_, "server_of_shard", {kNumShards});
   if (num_servers < 1 || num_servers > 65536) {
     throw py::value_error("num_servers must be 1 to 65536, got " + std::to_string(num_servers));
   }
-  const py::ssize_t n = ids.shape(0);
-  if (n >= (py::ssize_t{1} << 31)) throw py::value_error("ids must be fewer than 2^31 in one call, got " + std::to_string(n));
-  py::array inverse = fresh<uint32_t>({n});
-  const uint64_t* from = in<uint64_t>(ids);
   const uint16_t* servers = in<uint16_t>(map);
-  auto* to = out<uint32_t>(inverse);
   Status status;
   {
     const py::gil_scoped_release released;
-    status = self.run(from, static_cast<size_t>(n), servers, static_cast<uint32_t>(num_servers), to);
+    for (Batch& batch : batches) {
+      const auto n = static_cast<size_t>(batch.ids.shape(0));
+      auto* inverse = static_cast<uint32_t*>(const_cast<void*>(batch.inverse.data()));  // ours, and fresh
+      status = batch.unique->run(in<uint64_t>(batch.ids), n, servers, static_cast<uint32_t>(num_servers), inverse);
+      if (!status.ok()) break;
+      batch.keys = batch.unique->keys();  // copies: a table may come twice
+      batch.counts = batch.unique->counts();
+    }
   }
   raise_if(status);
-  py::array keys = fresh<uint64_t>({static_cast<py::ssize_t>(self.keys().size())});
-  std::copy(self.keys().begin(), self.keys().end(), out<uint64_t>(keys));
-  py::array counts = fresh<int64_t>({static_cast<py::ssize_t>(num_servers)});
-  std::copy(self.counts().begin(), self.counts().end(), out<int64_t>(counts));
-  return py::make_tuple(keys, inverse, counts);
+  py::list found;
+  for (const Batch& batch : batches) {
+    found.append(py::make_tuple(array_of(batch.keys), batch.inverse, array_of(batch.counts)));
+  }
+  return found;
+}
+
+py::tuple unique(Unique& self, const py::handle& ids, const py::handle& server_of_shard, int64_t num_servers) {
+  std::vector<Batch> batches;
+  batches.push_back(batch_of(&self, ids));
+  return unique_batches(std::move(batches), server_of_shard, num_servers)[0];
+}
+
+py::list unique_all(const py::list& wanted, const py::handle& server_of_shard, int64_t num_servers) {
+  std::vector<Batch> batches;
+  for (const py::handle& item : wanted) {
+    if (!py::isinstance<py::tuple>(item) || py::len(item) != 2) throw py::type_error("unique_all takes a list of (Unique, ids)");
+    const auto pair = py::reinterpret_borrow<py::tuple>(item);
+    batches.push_back(batch_of(pair[0].cast<Unique*>(), pair[1]));
+  }
+  return unique_batches(std::move(batches), server_of_shard, num_servers);
 }
 
 // Rows are `m`; every value of inverse must name one.
@@ -194,6 +228,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("set_simd", &set_simd, py::arg("level"));
   py::class_<Unique>(module, "Unique").def(py::init<uint64_t>(), py::arg("salt")).def(
       "unique", &unique, py::arg("ids"), py::arg("server_of_shard"), py::arg("num_servers"));
+  module.def("unique_all", &unique_all, py::arg("batches"), py::arg("server_of_shard"), py::arg("num_servers"));
+  bind_pool(module);
   bind_table(module);
 }
 

@@ -1,5 +1,4 @@
-// Compiles kernels.inc.h once for each SIMD level. Every header that defines functions is included before the target regions:
-// a function of the standard library compiled inside one could be picked by the linker for everybody.
+// Compiles kernels.inc.h once for each SIMD level, and chooses among them.
 #include "kernels.h"
 
 #include <atomic>
@@ -7,54 +6,12 @@
 
 #include "initial_values.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define FLEET_X86 1
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
-#define FLEET_LEVEL_PORTABLE 0
-#define FLEET_LEVEL_AVX2 1
-#define FLEET_LEVEL_AVX512 2
-
-#define FLEET_NAMESPACE portable
-#define FLEET_LEVEL FLEET_LEVEL_PORTABLE
-#include "kernels.inc.h"
-#undef FLEET_NAMESPACE
-#undef FLEET_LEVEL
-
-#ifdef FLEET_X86
-
-#ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2")
-#endif
-#define FLEET_NAMESPACE avx2
-#define FLEET_LEVEL FLEET_LEVEL_AVX2
-#include "kernels.inc.h"
-#undef FLEET_NAMESPACE
-#undef FLEET_LEVEL
-#ifdef __clang__
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,bmi,bmi2"))), apply_to = function)
-#else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,bmi,bmi2,prefer-vector-width=512")
-#endif
-#define FLEET_NAMESPACE avx512
-#define FLEET_LEVEL FLEET_LEVEL_AVX512
-#include "kernels.inc.h"
-#undef FLEET_NAMESPACE
-#undef FLEET_LEVEL
-#ifdef __clang__
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // FLEET_X86
+#define FLEET_BODY "kernels.inc.h"
+#include "each_level.inc.h"
 
 namespace fleet {
 
