@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
 from fleet.errors import TableError
@@ -129,4 +128,4 @@ def array_of(given: Any) -> NDArray[Any]:
     """Return what was given as a NumPy array."""
     if isinstance(given, np.ndarray):
         return given
-    return np.asarray(given.numpy() if isinstance(given, paddle.Tensor) else given)
+    return np.asarray(given.numpy() if hasattr(given, "numpy") else given)  # a Paddle tensor

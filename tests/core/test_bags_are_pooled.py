@@ -28,7 +28,8 @@ def bags_of(lengths: list[int], dim: int, seed: int, weighted: bool) -> tuple[An
     n = sum(lengths)
     inverse = rng.integers(0, 7, n).astype(np.uint32)
     weights = rng.uniform(0.5, 2, n).astype(np.float32) if weighted else None
-    return np.array(lengths, np.int64), inverse, weights, random_floats(7, dim, seed=seed), random_floats(len(lengths), dim, seed=seed + 1)
+    rows, grads = random_floats(7, dim, seed=seed), random_floats(len(lengths), dim, seed=seed + 1)
+    return np.array(lengths, np.int64), inverse, weights, rows, grads
 
 
 @settings(max_examples=60, deadline=None)
