@@ -106,6 +106,7 @@ class Checkpointer:
         self.step, self.epoch = int(manifest["step"]), int(manifest["epoch"])
         self._runtime.samples_trained = int(manifest["samples"])
         self._runtime.logged, self._runtime.steps = int(manifest["logged"]), self.step
+        self._note(found)
         if self._runtime.role.rank == 0:
             print(f"resumed at step {self.step} from {found}", flush=True)
         return True
@@ -127,9 +128,15 @@ class Checkpointer:
             together(runtime, "checkpoint", lambda: self._write(temporary), patience(runtime))
             publish = lambda: on_first(runtime, lambda: self._publish(temporary, target))  # noqa: E731
             together(runtime, "end of a checkpoint", publish, patience(runtime))
+            self._note(target)
         except FleetError:
             on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
             raise
+
+    def _note(self, path: str) -> None:
+        """Tell whoever starts processes again which checkpoint is the newest."""
+        if self._runtime.recovery is not None:
+            self._runtime.recovery.plan(checkpoint=path)
 
     def _after_step(self) -> None:
         self.step += 1

@@ -16,9 +16,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
-from fleet import env
+from fleet import env, recovery
 from fleet.control import Channel, Host
 from fleet.errors import ConfigError, StrategyConflict
 from fleet.strategy import DistributedStrategy
@@ -55,6 +56,9 @@ class Runtime:
         self.position = (0, 0, 0)  # epoch, batches done of it, batches of an epoch: of the loader in hand
         self.logged = 0  # calls of fleet.log
         self.after_step: list[Callable[[], None]] = []  # run at the end of each optimizer step
+        self.recovery = recovery.of(env.get("FLEET_LOG_DIR"), role.rank) if role.kind == "trainer" else None
+        if self.recovery is not None:
+            self.after_step.append(self.recovery.stepped)
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
@@ -79,7 +83,12 @@ class Runtime:
             return [payload]
         self._calls[what] = self._calls.get(what, 0) + 1
         wait_s = self.timeout_s if timeout_s is None else timeout_s
-        return self.channel.meet(f"{what}, call {self._calls[what]}", payload, wait_s)
+        with self.shared_call():
+            return self.channel.meet(f"{what}, call {self._calls[what]}", payload, wait_s)
+
+    def shared_call(self) -> AbstractContextManager[None]:
+        """Return a context for a call of all trainers: one that dies in it cannot be started again alone."""
+        return self.recovery.shared_call() if self.recovery is not None else contextlib.nullcontext()
 
     def tell(self, kind: str, payload: bytes) -> None:
         """Hand a note to trainer 0's reader of ``kind``; never waits."""

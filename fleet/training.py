@@ -85,6 +85,7 @@ class Job:
 
         rows = row_optimizer.of(inner, block["row_optimizer"])
         found = embedding.find(self.model)
+        uploads = any(not isinstance(layer, embedding.Embedding) for layer in found.values())
         moved = {id(w) for layer in found.values() for w in embedding.weights(layer)}
         self.session = Session(self.runtime, dict(block), incarnation=time.time_ns())
         for path, layer in found.items():
@@ -96,6 +97,8 @@ class Job:
             for layer in found.values():
                 layer.upload()
         self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
+        if self.runtime.recovery is not None:
+            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"] or "rollback", uploaded=uploads)
         for layer in found.values():
             layer.forget_weight()
         self.runtime.tables = Weights(self.session, found)

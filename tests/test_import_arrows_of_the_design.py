@@ -25,11 +25,13 @@ ARROWS: dict[str, str] = {
     "parameter_server.block": "config",
     "strategy": "config errors collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
-    "runtime": "env control errors strategy group",
+    "recovery": "env",
+    "runtime": "env control errors recovery strategy group",
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "env errors group runtime collective.strategies",
-    "parameter_server": "disk env errors logger paddle_wheel runtime parameter_server.block parameter_server.row_optimizer",
+    "parameter_server": "disk env errors logger paddle_wheel recovery runtime parameter_server.block "
+                        "parameter_server.row_optimizer",
     "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
     "disk": "errors",
@@ -44,7 +46,7 @@ ARROWS: dict[str, str] = {
                 "parameter_server.row_optimizer",
     "paddle_names": "env errors runtime parameter_server",
     "face": "*",  # fleet/__init__.py: names and their homes, loaded on first use; others take __version__ from it
-    "launch": "face env errors logger config",
+    "launch": "face env errors logger config recovery",
 }  # fmt: skip
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.

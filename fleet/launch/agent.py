@@ -4,6 +4,9 @@ The order of an end, whatever causes it: TERM to the trainers (the training proc
 data workers' help); TERM to the servers once no trainer is left; after the grace period TERM to the whole groups, one second
 later KILL; then whatever still carries the run's id. A second Ctrl-C skips to KILL.
 
+A loss that ``restarts.py`` answers is no end. Either the process is started again in its place, or all are ended at once (what
+they hold is worthless: the job goes back to its last checkpoint) and started again.
+
 A process that has ended stays unreaped until the run is over: so its number, which names its group, cannot be taken over.
 """
 
@@ -19,48 +22,19 @@ from types import FrameType
 
 from fleet.errors import FleetError
 from fleet.launch import keeper, report
+from fleet.launch.child import Child
 from fleet.launch.console import Console
+from fleet.launch.restarts import EX_NO_PROGRESS, Restart, Restarts
 from fleet.launch.spec import Job, ProcessSpec
 
 SETTLE_S = 0.3  # how long to wait for the true cause when what is seen looks like a consequence
 RECORD_S = 1.0  # how long a process may take to exit after an uncaught exception (threads, atexit)
 GROUP_KILL_S = 1.0  # from TERM to KILL of the groups
+RESTART_KILL_S = 0.5  # from TERM to KILL of processes that are to be started again: nothing of theirs is worth saving
 LEFTOVER_S = 0.3  # from TERM to KILL of processes that outlived their trainer
 TICK_S, IDLE_TICK_S = 0.05, 0.2  # how often log files are looked at
 MAX_KEEPERS = 4
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Child:
-    """A started process. ``status`` is None while it runs, then as waitstatus_to_exitcode has it."""
-
-    def __init__(self, spec: ProcessSpec, pid: int, log_path: str) -> None:
-        self.spec, self.pid, self.log_path = spec, pid, log_path
-        self.pidfd = os.pidfd_open(pid)
-        self.status: int | None = None
-        self.exit_ns = 0
-        self.signalled = False
-        self.record_seen_s: float | None = None
-
-    def note_exit(self) -> None:
-        """Read how it ended, and leave it unreaped."""
-        result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if result is not None:
-            self.exit_ns = time.monotonic_ns()
-            self.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
-
-    def send(self, number: int) -> None:
-        """Signal this process alone."""
-        if self.status is None:
-            self.signalled = True
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, number)
-
-    def send_group(self, number: int) -> None:
-        """Signal its whole group; its number is still its own, because it is not reaped before the end."""
-        self.signalled = self.signalled or self.status is None
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
 
 
 class Agent:
@@ -74,11 +48,14 @@ class Agent:
     def __init__(self, job: Job, console: Console) -> None:
         self.job, self.console = job, console
         self.children: list[Child] = []
+        self.past: list[Child] = []  # earlier lives, unreaped
+        self.restarts = Restarts(job)
         self.signals: list[int] = []  # that this launcher got; appended to by the handler alone
-        self.reason = ""  # "", "done", "failed" or "signal": why the run is being ended
+        self.reason = ""  # "", "done", "failed" or "signal": why the run is being ended; "restart": to begin again
         self.stop_ns = 0
         self._keeper_pid = self._keeper_fd = self._keeper_pipe = -1
         self._num_keepers = 0
+        self._starting = ""  # the process that is being started
         self._step = 0  # of the escalation: 0 TERM sent, 1 TERM to groups sent, 2 KILL sent
         self._servers_told = False
         self._start_s = time.monotonic()
@@ -93,19 +70,19 @@ class Agent:
             try:
                 self._start_keeper()
                 os.mkdir(self.job.meeting.socket_dir, 0o700)
-                for spec in self.job.processes:
-                    if self.signals:
-                        break
-                    self._start(spec)
+                self._start_all()
             except OSError as error:  # the memory, the number of processes or the disk gave out
                 problem = error
                 self._begin_stop("failed")
             idle = 0
-            while any(child.status is None for child in self.children):
+            while self._is_on():
                 idle = 0 if self.console.pump() else idle + 1
                 self._wait(TICK_S if idle < 10 else IDLE_TICK_S)
-                self._decide()
-            self._decide()
+                try:
+                    self._decide()
+                except OSError as error:  # the same, at a restart
+                    problem = problem or error
+                    self._begin_stop("failed")
         finally:
             self._end_leftovers()
             self._release()
@@ -114,7 +91,7 @@ class Agent:
         self._reset_signals(before)
         if problem is not None:
             raise FleetError(
-                f"cannot start {self.job.processes[len(self.children)].name}: {problem.strerror}",
+                f"cannot start {self._starting}: {problem.strerror}",
                 at=problem.filename or "this machine",
                 fix="start fewer processes, or free what has run out (ulimit -a, df)",
             )
@@ -143,6 +120,12 @@ class Agent:
 
     # Start.
 
+    def _start_all(self) -> None:
+        for spec in self.job.processes:
+            if self.signals:
+                break
+            self._start(spec)
+
     def _start_keeper(self) -> None:
         """Start the keeper, or another one in place of one that was killed."""
         self._num_keepers += 1
@@ -159,29 +142,36 @@ class Agent:
         self._keeper_pipe = write
         self._keeper_fd = os.pidfd_open(self._keeper_pid)
         self._poll.register(self._keeper_fd, select.POLLIN)
-        for child in self.children:
+        for child in self.past + self.children:
             self._tell_keeper(child.pid)
 
     def _tell_keeper(self, session: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # its end is noticed by its pidfd
             os.write(self._keeper_pipe, b"%d\n" % session)
 
-    def _start(self, spec: ProcessSpec) -> None:
+    def _start(self, spec: ProcessSpec, rejoins: bool = False) -> None:
+        """Start a process; of one that ran before, the log goes on.
+
+        Args:
+            rejoins: the others of the job are running.
+        """
+        self._starting = spec.name
         path = os.path.join(self.job.log_dir, spec.file + ".log")
-        log = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        if all(child.spec is not spec for child in self.past):
+            self.console.follow(spec.role, spec.number, os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
         actions = (
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, path, os.O_WRONLY | os.O_APPEND, 0),
             (os.POSIX_SPAWN_DUP2, 1, 2),
         )
+        environment = {**spec.environment(), "FLEET_REJOIN": "1"} if rejoins else spec.environment()
         restored = (*SIGNALS, signal.SIGPIPE, signal.SIGXFSZ)  # what Python or nohup ignored would stay ignored
-        pid = os.posix_spawn(spec.command[0], spec.command, spec.environment(), file_actions=actions, setsid=True,
+        pid = os.posix_spawn(spec.command[0], spec.command, environment, file_actions=actions, setsid=True,
                              setsigmask=(), setsigdef=restored)  # fmt: skip
         child = Child(spec, pid, path)
         self.children.append(child)
         self._tell_keeper(pid)
         self._poll.register(child.pidfd, select.POLLIN)
-        self.console.follow(spec.role, spec.number, log)
 
     # Watch.
 
@@ -212,9 +202,16 @@ class Agent:
                 "fleet: WARNING: the keeper was ended again; without it kill -9 of this launcher may leave processes\n"
             )
 
+    def _is_on(self) -> bool:
+        """Say whether the run goes on: a process runs, is to be started again, or its end has not been judged yet."""
+        return self.reason in ("", "restart") or any(child.status is None for child in self.children)
+
     def _decide(self) -> None:
-        """Look at what has happened and begin or continue the end."""
-        if self.reason:
+        """Look at what has happened and begin or continue the end, or a restart."""
+        if self.reason == "restart" and not self.signals:
+            self._continue_restart()
+            return
+        if self.reason not in ("", "restart"):
             self._continue_stop()
             return
         trainers = [c for c in self.children if c.spec.role == "trainer"]
@@ -227,9 +224,13 @@ class Agent:
             first_s = min(c.exit_ns for c in self.children if self._is_bad(c)) / 1e9
             nothing_to_come = all(c.status is not None for c in self.children) or time.monotonic() - first_s > SETTLE_S
             if nothing_to_come or any(not f.consequence for f in failures):
-                self._begin_stop("failed")
-        elif any(self._lingers(c) for c in self.children):
-            self._begin_stop("failed")
+                self._answer(failures)
+        else:
+            for child in [c for c in self.children if self._lingers(c)]:
+                if not self.job.restarts[child.spec.role]:
+                    self._begin_stop("failed")
+                    break
+                child.send_group(signal.SIGKILL)  # a failure like any other, once it has ended
 
     def _lingers(self, child: Child) -> bool:
         """Say whether a process has failed but does not exit: a thread of its own or an atexit function holds it."""
@@ -244,6 +245,8 @@ class Agent:
 
     def _is_bad(self, child: Child) -> bool:
         """Say whether a process ended badly, and not only because it was told to."""
+        if child.frozen:
+            return True
         if child.status is None:
             return False
         if child.spec.role == "server":
@@ -254,7 +257,61 @@ class Agent:
 
     def _failures(self) -> list[report.Failure]:
         bad = [c for c in self.children if self._is_bad(c)]
-        return [report.failure(c.spec.name, c.log_path, c.status or 0, c.exit_ns, c.signalled) for c in bad]
+        return [report.failure(c.spec.name, c.log_path, c.status or 0, c.exit_ns, c.signalled, c.frozen) for c in bad]
+
+    # Start again.
+
+    def _answer(self, failures: list[report.Failure]) -> None:
+        """Answer a loss: start again, alone or all together, or end the run."""
+        if all(f.consequence for f in failures) and self._find_frozen():
+            failures = self._failures()
+        cause = report.first_failure(failures, time.monotonic_ns())
+        assert cause is not None
+        lost = next(c for c in self.children if c.spec.name == cause.name)
+        restart = self.restarts.answer(cause, lost.spec, len(failures) > 1)
+        if restart is None:
+            self._begin_stop("failed")
+            return
+        self.console.say(f"fleet: {restart.text()}\n")
+        if restart.alone:
+            keeper.kill_all(keeper.NO_RUN, frozenset((lost.pid,)))
+            self._retire(lost, restart)
+            self._start(lost.spec, rejoins=True)
+            return
+        self.reason, self.stop_ns = "restart", time.monotonic_ns()
+        for child in self.children:
+            child.send(signal.SIGTERM)
+
+    def _find_frozen(self) -> bool:
+        """Look whether what the others lost is a process that somebody has stopped; say so, and end it."""
+        for child in self.children:
+            if child.status is None and child.is_stopped():
+                child.frozen = True
+                child.send_group(signal.SIGKILL)  # TERM would wait until it is continued
+        return any(child.frozen for child in self.children)
+
+    def _continue_restart(self) -> None:
+        """Once all have ended, start all again."""
+        alive = [c for c in self.children if c.status is None]
+        if alive and (time.monotonic_ns() - self.stop_ns) / 1e9 > RESTART_KILL_S:
+            for child in alive:
+                child.send_group(signal.SIGKILL)
+        if not alive:
+            keeper.kill_all(self.job.run_id, frozenset(c.pid for c in self.children))
+            for child in list(self.children):
+                self._retire(child, self.restarts.done[-1])
+            self.reason = ""
+            self._start_all()
+
+    def _retire(self, child: Child, restart: Restart) -> None:
+        """Put a process that is started again among the past: its record under another name, its place marked in the log."""
+        self.children.remove(child)
+        self.past.append(child)
+        record = child.log_path.removesuffix(".log") + ".failure.json"
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(record, record.replace(".failure.json", f".failure-{len(self.restarts.done)}.json"))
+        with open(child.log_path, "ab") as log:
+            log.write(f"\n{report.rule(f'restart {restart.number} of {restart.of}: {restart.spec.name} was lost')}\n".encode())
 
     # End.
 
@@ -288,7 +345,8 @@ class Agent:
         """End what outlived its trainer: workers, background programs. Nothing of the run is left afterwards."""
         for held in self.job.meeting.held:  # first, so that a launcher that ran out of descriptors can look at /proc
             held.close()
-        sessions = frozenset(c.pid for c in self.children)
+        everybody = self.past + self.children
+        sessions = frozenset(c.pid for c in everybody)
         left = keeper.processes_of(self.job.run_id, sessions)
         if left and not self._no_grace and self._step < 2:
             for pid in left:
@@ -299,7 +357,7 @@ class Agent:
                 left = keeper.processes_of(self.job.run_id, sessions)
         if left or self._no_grace:
             keeper.kill_all(self.job.run_id, sessions)
-        for child in self.children:
+        for child in everybody:
             os.waitpid(child.pid, 0)
             os.close(child.pidfd)
 
@@ -329,8 +387,10 @@ class Agent:
             others = sorted((f for f in failures if f is not cause), key=lambda f: f.time_ns)
             num_stopped = len(self.children) - len(failures) - sum(c.status == 0 and not c.signalled for c in self.children)
             elapsed_s = time.monotonic() - self._start_s
-            self.console.say(report.text(cause, others, num_stopped, elapsed_s, stop_s))
-            status = cause.exit_status
+            status = EX_NO_PROGRESS if self.restarts.no_progress else cause.exit_status
+            self.console.say(report.text(cause, others, num_stopped, elapsed_s, stop_s, status, self.restarts.refusal))
+        if self.restarts.done:
+            self.console.say("fleet: started again:\n" + "".join(line + "\n" for line in self.restarts.lines()))
         for child in self.children:
             if self.reason == "done" and child.spec.role == "server" and child.status not in (0, -signal.SIGTERM):
                 end = f"status {child.status}" if (child.status or 0) > 0 else report.signal_name(-(child.status or 0))

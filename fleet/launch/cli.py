@@ -37,6 +37,8 @@ what you see
 
 how it ends
   --grace S               seconds to save after TERM before KILL                       [30]
+  --server_restarts N     losses of a server to answer by starting again                [0]
+  --trainer_restarts N    losses of a trainer likewise (docs/failure.md)                [0]
 
 resources and files
   --env K=V               set in every process (repeatable)
@@ -46,7 +48,8 @@ resources and files
   -h, --help              this text
 
 exit status   0 done, else the first failing process's own; 128+n if signal n ended it;
-              64 wrong usage; 130 Ctrl-C (a second Ctrl-C gives no grace)
+              64 wrong usage; 93 started again without any progress; 130 Ctrl-C (a second
+              Ctrl-C gives no grace)
 
 examples
   python -m fleet.launch --nproc_per_node 2 train.py --lr 0.1
@@ -54,6 +57,7 @@ examples
   python -m fleet.launch --selected_gpus 0,1 --device cpu train.py
 """
 
+MAX_RESTARTS = 1000
 MAX_PROCESSES = 1024  # on one node; more is a typing error, and would take the machine down with it
 
 # Every spelling (with _) -> the one field of Options that it sets.
@@ -63,9 +67,9 @@ SPELLINGS = {
     "server_num": "num_servers", "servers": "servers",
     "selected_gpus": "gpus", "gpus": "gpus", "devices": "gpus",
     "device": "device", "log_dir": "log_dir", "show": "show", "grace": "grace", "env": "env", "tune": "tune",
-    "dry_run": "dry_run",
+    "dry_run": "dry_run", "server_restarts": "server_restarts", "trainer_restarts": "trainer_restarts",
 }  # fmt: skip
-LATER = ("nnodes", "hosts", "max_restarts", "rdzv", "scheduler")
+LATER = ("nnodes", "hosts", "rdzv", "scheduler")
 _WITHOUT_VALUE = ("dry_run", "help")
 
 
@@ -82,6 +86,8 @@ class Options(NamedTuple):
     log_dir: str = ""
     show: str = "rank0"  # rank0, all, none, or ranks: "0,3"
     grace: float = 30.0
+    server_restarts: int = 0
+    trainer_restarts: int = 0
     env: tuple[tuple[str, str], ...] = ()
     tune: bool = True
     dry_run: bool = False
@@ -178,9 +184,9 @@ def unknown(written: str, at: str, bare: str) -> ConfigError:
     """Return the error for a name that does not exist, or does not yet."""
     if bare in LATER:
         return usage(
-            f"{written} is not there yet: this version runs one node and does not restart",
+            f"{written} is not there yet: this version runs one node",
             at,
-            "leave it out; several nodes and restarts come later",
+            "leave it out; several nodes come later",
         )
     dashes = "--" if written.startswith("-") else ""
     near = config.nearest(bare, [*SPELLINGS, "help"])
@@ -248,6 +254,13 @@ def _count(value: Any, at: str) -> int:
         raise usage(f"must be a whole number, got {text!r}", at, "give a number of processes")
     if not 1 <= int(text) <= MAX_PROCESSES:
         raise usage(f"must be from 1 to {MAX_PROCESSES}, got {text}", at, "give a number of processes, or leave the option out")
+    return int(text)
+
+
+def _restarts(value: Any, at: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdigit() or int(text) > MAX_RESTARTS:
+        raise usage(f"must be a whole number from 0 to {MAX_RESTARTS}, got {text!r}", at, "0 does not start anything again")
     return int(text)
 
 
@@ -356,7 +369,7 @@ _INSTEAD = {
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "num_trainers": _count, "num_servers": _count, "trainers": _count_or_endpoints, "servers": _count_or_endpoints,
     "gpus": _gpus, "device": _choice("cpu", "gpu"), "log_dir": _path, "show": _show, "grace": _seconds, "env": _env,
-    "tune": _on_off, "dry_run": _flag,
+    "tune": _on_off, "dry_run": _flag, "server_restarts": _restarts, "trainer_restarts": _restarts,
 }  # fmt: skip
 
 

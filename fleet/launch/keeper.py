@@ -16,6 +16,7 @@ import sys
 import time
 
 SIGKILL = 9
+NO_RUN = "\n"  # the id of no run: only sessions count then
 SCAN_INTERVAL_S = 0.02
 DEADLINE_S = 10.0  # a process in an uninterruptible wait cannot be killed by anybody
 

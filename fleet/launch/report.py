@@ -15,6 +15,7 @@ CONSEQUENCE_TEXT = (
     rb"connection refused|connection aborted|broken pipe|peer closed|"
     rb"socket closed|connect.{0,20}timed out|store.{0,40}(closed|timeout)"
 )  # compiled by re on first use: nothing may have failed
+EX_HANG = 124
 LAST_LINES = 12
 TAIL_BYTES = 16384
 
@@ -29,16 +30,21 @@ class Failure(NamedTuple):
     record: dict[str, Any] | None
     consequence: bool  # what it says could come from another process's failure
     stopped: bool  # it was already being stopped by the launcher
+    frozen: bool = False  # somebody stopped it (SIGSTOP), and the others lost it
 
     @property
     def exit_status(self) -> int:
         """The status that the launcher ends with on account of this failure."""
+        if self.frozen:
+            return EX_HANG
         if self.record and self.status < 0 and self.stopped:
             return int(self.record["status"])  # it had failed, but was still on its way out when it was stopped
         return 128 - self.status if self.status < 0 else self.status or 1
 
     def summary(self) -> str:
         """Say in one line how it ended."""
+        if self.frozen:
+            return "stopped (SIGSTOP, or a debugger) and not continued: the others waited for it in vain"
         if self.record:
             first = (self.record["message"].splitlines() or [""])[0]
             if self.record["type"] == "SystemExit":
@@ -79,8 +85,10 @@ def tail(path: str, num_bytes: int = TAIL_BYTES) -> bytes:
         return b""
 
 
-def failure(name: str, log_path: str, status: int, exit_ns: int, stopped: bool) -> Failure:
+def failure(name: str, log_path: str, status: int, exit_ns: int, stopped: bool, frozen: bool = False) -> Failure:
     """Judge one process that ended badly."""
+    if frozen:
+        return Failure(name, log_path, status, 0, None, False, True, True)
     record = read_record(log_path)
     if record and record["thread"] and status < 0:
         record = None  # a thread's exception, but a signal ended the process
@@ -156,8 +164,14 @@ def last_lines(path: str) -> list[str]:
     return [line.decode("utf-8", "replace") for line in lines if line.strip()][-LAST_LINES:]
 
 
-def text(cause: Failure, others: list[Failure], num_stopped: int, elapsed_s: float, stop_s: float) -> str:
-    """Return the report: who failed first, how, where, its last lines, and what followed from it."""
+def text(
+    cause: Failure, others: list[Failure], num_stopped: int, elapsed_s: float, stop_s: float, status: int, refusal: str = ""
+) -> str:
+    """Return the report: who failed first, how, where, its last lines, and what followed from it.
+
+    Args:
+        refusal: why it was not started again, if that was asked for.
+    """
     out = [rule(f"{cause.name} failed first")]
     summary = cause.summary()
     if cause.record and cause.record["type"] != "SystemExit":
@@ -167,7 +181,7 @@ def text(cause: Failure, others: list[Failure], num_stopped: int, elapsed_s: flo
             out.append(f"  in thread {cause.record['thread']}")
     else:
         out.append("  " + summary)
-    if cause.status == -signal.SIGKILL:
+    if cause.status == -signal.SIGKILL and not cause.frozen:
         out.append("  nobody in this run sent it: the kernel does when memory is short (dmesg says so)")
     out += source_lines(cause)
     out += ["", f"  last lines of {os.path.basename(cause.log_path)}"]
@@ -180,7 +194,9 @@ def text(cause: Failure, others: list[Failure], num_stopped: int, elapsed_s: flo
         out.append(f"  and {len(others) - 8} more processes failed")
     if num_stopped:
         out.append(f"  {num_stopped} other process{'es were' if num_stopped > 1 else ' was'} stopped by fleet ({stop_s:.1f} s)")
-    out += [f"  log  {shorten(cause.log_path)}", rule(f"exit {cause.exit_status} · ran {elapsed_s:.1f} s")]
+    if refusal:
+        out.append(f"  not started again: {refusal}")
+    out += [f"  log  {shorten(cause.log_path)}", rule(f"exit {status} · ran {elapsed_s:.1f} s")]
     return "\n".join(out) + "\n"
 
 

@@ -68,6 +68,7 @@ class Job(NamedTuple):
     not_tuned: tuple[str, ...]  # tunings that this machine cannot have
     show: str
     grace_s: float
+    restarts: dict[str, int]  # role -> losses that are answered by starting again
 
     @property
     def processes(self) -> tuple[ProcessSpec, ...]:
@@ -97,6 +98,8 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
     threads = dict(options.env).get("OMP_NUM_THREADS") or env.get("OMP_NUM_THREADS")  # the user's own is obeyed
     threads = threads or str(max(1, devices.usable_cores() // (num_trainers + num_servers)))
     tuning, not_tuned = choose_tuning(options.tune)
+    if options.server_restarts and not num_servers:
+        raise usage("there is no server to start again", options.at["server_restarts"], "start servers with --server_num N")
     run_id = new_run_id()
     meeting = open_meeting(run_id, num_trainers, options.trainers)
     log_dir = make_log_dir(options, run_id)
@@ -117,9 +120,9 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
         own = {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}
         servers.append(ProcessSpec("server", i, (*start, "", *server), common | own, NOT_FOR_SERVERS))
     device = f"gpu {','.join(gpus)}" if gpus else "cpu"
-    return Job(
-        run_id, log_dir, meeting, tuple(servers), tuple(trainers), device, threads, tuning, not_tuned, options.show, options.grace
-    )
+    restarts = {"server": options.server_restarts, "trainer": options.trainer_restarts}
+    return Job(run_id, log_dir, meeting, tuple(servers), tuple(trainers), device, threads, tuning, not_tuned, options.show,
+               options.grace, restarts)  # fmt: skip
 
 
 def common_variables(
@@ -147,6 +150,9 @@ def common_variables(
         "OMP_NUM_THREADS": threads,
         "PYTHONUNBUFFERED": "1",
     }
+    if options.server_restarts or options.trainer_restarts:
+        common["FLEET_SERVER_RESTARTS"] = str(options.server_restarts)
+        common["FLEET_TRAINER_RESTARTS"] = str(options.trainer_restarts)
     if options.config:
         common["FLEET_CONFIG"] = options.config
     common |= dict(options.env)

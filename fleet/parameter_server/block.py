@@ -9,5 +9,7 @@ FIELDS: tuple[Field, ...] = (
     Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
     Field("row_optimizer", str, None, "None: the script's own; rowwise_adagrad keeps one float of state a row",
           choices=("sgd", "adagrad", "rowwise_adagrad", "adam"), none_ok=True),
+    Field("on_server_loss", str, "rollback", "what a job with --server_restarts does when one is lost (docs/failure.md)",
+          choices=("rollback",)),
 )  # fmt: skip
 CONFLICTS: dict[str, str] = {}

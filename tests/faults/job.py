@@ -6,6 +6,9 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -19,11 +22,12 @@ from fleet.parameter_server.spec import TableSpec
 SCRIPT = str(Path(__file__).resolve().parent / "train.py")
 
 
-def start(directory: Path, *arguments: str, servers: int = 2, trainers: int = 2, **environ: str) -> Run:
+def start(directory: Path, *arguments: str, servers: int = 2, trainers: int = 2, flags: tuple[str, ...] = (),
+          **environ: str) -> Run:  # fmt: skip
     """Start the job in ``directory``, with its checkpoints in ``directory/ckpt``."""
     directory.mkdir(exist_ok=True)
-    flags = ["--server_num", str(servers), "--trainer_num", str(trainers), "--device", "cpu", "--log_dir", "logs"]
-    return kill_harness.start([*flags, "--grace", "5", SCRIPT, str(directory / "ckpt"), *arguments], directory, environ)
+    common = ["--server_num", str(servers), "--trainer_num", str(trainers), "--device", "cpu", "--log_dir", "logs"]
+    return kill_harness.start([*common, *flags, "--grace", "5", SCRIPT, str(directory / "ckpt"), *arguments], directory, environ)
 
 
 def checkpoints(directory: Path) -> list[Path]:
@@ -51,3 +55,17 @@ def end(run: Run) -> None:
         os.kill(run.process.pid, 9)
         run.process.wait(10)
     kill_harness.survivors_after(run, 5.0)
+
+
+def weights(path: Path) -> dict[str, Any]:
+    """Return every tensor that fleet.save wrote; rows and row states of tables ordered by key."""
+    import paddle
+    from safetensors.numpy import load_file
+
+    found = {name: value.numpy() for name, value in paddle.load(str(path)).items()}
+    for table in (path.parent / f"{path.name}.tables").iterdir():
+        if table.is_dir():
+            parts = [load_file(p) for p in sorted(table.glob("*.safetensors"))]
+            order = np.argsort(np.concatenate([p["keys"] for p in parts]))
+            found |= {f"{table.name}/{n}": np.concatenate([p[n] for p in parts])[order] for n in parts[0]}
+    return found

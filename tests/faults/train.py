@@ -1,5 +1,6 @@
 """A parameter-server job of real Paddle for the fault tests: checkpoints every few steps; says where it is in its log."""
 
+import json
 import os
 import sys
 
@@ -7,13 +8,12 @@ import numpy as np
 
 import fleet
 
-PHASE = os.environ.get("PHASE", "")  # where to dwell, so that a test can strike there: "", "start", "checkpoint"
-
 print("script begins", flush=True)
 import paddle  # noqa: E402
 from paddle import nn  # noqa: E402
 
 fleet.init()
+paddle.seed(7)
 print("joined", flush=True)
 
 
@@ -30,7 +30,8 @@ class Net(nn.Layer):
 
 model = fleet.distributed_model(Net())
 optimizer = paddle.optimizer.Adam(0.01, parameters=model.parameters(), lazy_mode=True)
-strategy = fleet.DistributedStrategy(parameter_server={"consistency": "sync"}, timeout_s=float(os.environ.get("TIMEOUT_S", "60")))
+block = json.loads(os.environ.get("BLOCK", '{"consistency": "sync"}'))
+strategy = fleet.DistributedStrategy(parameter_server=block, timeout_s=float(os.environ.get("TIMEOUT_S", "60")))
 optimizer = fleet.distributed_optimizer(optimizer, strategy=strategy)
 rng = np.random.default_rng(1)
 arrays = {"words": rng.integers(0, 2000, (4096, 3)), "y": rng.standard_normal((4096, 1)).astype("float32")}
@@ -46,6 +47,8 @@ for _ in ckpt.epochs(int(sys.argv[2]) if len(sys.argv) > 2 else 1000):
         if ckpt.step % 5 == 1:
             print(f"at step {ckpt.step}", flush=True)
         if len(sys.argv) > 3 and ckpt.step >= int(sys.argv[3]):
+            if "OUT" in os.environ:
+                fleet.save(model, os.environ["OUT"])
             fleet.barrier()
             print("done", flush=True)
             sys.exit(0)

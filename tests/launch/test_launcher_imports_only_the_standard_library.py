@@ -15,9 +15,9 @@ print(json.dumps(sorted(n for n in sys.modules if n.startswith("fleet"))))
 sys.exit(status)
 """
 ALLOWED = {
-    "fleet", "fleet.launch", "fleet.errors", "fleet.env", "fleet.config",
+    "fleet", "fleet.launch", "fleet.errors", "fleet.env", "fleet.config", "fleet.recovery",
     *("fleet.launch." + n for n in ("__main__", "cli", "spec", "devices", "rendezvous")),
-    *("fleet.launch." + n for n in ("agent", "keeper", "console", "report", "banner")),
+    *("fleet.launch." + n for n in ("agent", "keeper", "console", "report", "banner", "child", "restarts")),
 }  # fmt: skip
 
 

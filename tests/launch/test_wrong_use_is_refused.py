@@ -48,7 +48,6 @@ def refused(run, *words):
         (["--tune", "maybe"], ["must be on or off"]),
         (["--nnodes", "2"], ["--nnodes is not there yet", "come later"]),
         (["--hosts=a,b"], ["--hosts is not there yet"]),
-        (["--max-restarts", "1"], ["--max-restarts is not there yet"]),
         (["--servers", "10.255.255.1:7000"], ["10.255.255.1 is not an address of this host", "come later"]),
         (["--trainers", "127.0.0.1:99999"], ["is not HOST:PORT"]),
         (["--trainers", "127.0.0.1:7000,127.0.0.1:7000"], ["listed twice"]),

@@ -44,7 +44,7 @@ def test_unknown_key_names_line_and_nearest(run, tmp_path):
 
 
 def test_key_that_comes_later(run, tmp_path):
-    refused(run, tmp_path, "launch:\n  max_restarts: 3\n", "fleet.yaml:2  $.launch.max_restarts", "come later")
+    refused(run, tmp_path, "launch:\n  nnodes: 3\n", "fleet.yaml:2  $.launch.nnodes", "come later")
 
 
 def test_bad_value_names_line(run, tmp_path):
