@@ -51,7 +51,7 @@ ARROWS: dict[str, str] = {
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.
 PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "disk", "parameter_server"}
-PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding", "fleet.parameter_server.pooling"}  # a layer is a subclass; whoever wants one has it
+PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding", "fleet.parameter_server.pooling"}  # a layer is a subclass
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_"}  # fmt: skip
