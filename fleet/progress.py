@@ -190,7 +190,8 @@ def _about_tables(job: Any, block: dict[str, Any]) -> list[str]:
     lazy = " (lazy: only rows of the batch move)" if optimizer in row_optimizer.LAZY else ""
     where = "in this process" if not job.runtime.role.servers else "on the servers"
     only = "; only the rows are asynchronous, dense parameters meet every step" if block["consistency"] == "async" else ""
+    numbers = "".join(f", {name} {block[name]}" for name in ("staleness", "merge_steps") if block[name] is not None)
     return [
-        f"  parameter server: {block['consistency']}, prefetch {block['prefetch']}, dense by {block['dense']}{only}",
+        f"  parameter server: {block['consistency']}{numbers}, prefetch {block['prefetch']}, dense by {block['dense']}{only}",
         f"  tables {where}: {names}; rows by {optimizer}{lazy}",
     ]

@@ -32,6 +32,11 @@ class Block(NamedTuple):
     name: str
     fields: tuple[Field, ...]
     conflicts: Mapping[str, str]  # name of another block -> why both cannot be on
+    complete: Callable[[dict[str, Any], Callable[[str], str]], dict[str, Any]]  # fills in what its fields imply, or refuses
+
+    def checked(self, given: Mapping[str, Any], at: Callable[[str], str]) -> dict[str, Any]:
+        """Return every field of the block: what is given, else what is implied or the default."""
+        return self.complete(config.check(self.fields, given, block=self.name, at=at), at)
 
 
 @functools.cache
@@ -41,7 +46,11 @@ def blocks() -> dict[str, Block]:
 
     modules = [f"fleet.collective.strategies.{name}" for name in strategies.ORDER] + ["fleet.parameter_server.block"]
     loaded = [importlib.import_module(name) for name in modules]
-    return {m.NAME: Block(m.NAME, m.FIELDS, m.CONFLICTS) for m in loaded}
+    return {m.NAME: Block(m.NAME, m.FIELDS, m.CONFLICTS, getattr(m, "complete", _as_given)) for m in loaded}
+
+
+def _as_given(values: dict[str, Any], _: Callable[[str], str]) -> dict[str, Any]:
+    return values
 
 
 class DistributedStrategy:
@@ -95,7 +104,9 @@ class DistributedStrategy:
     def effective(self) -> dict[str, Any]:
         """Return every field and block that is in force, defaults filled in; a block that is off is None."""
         values: dict[str, Any] = {f.name: self._set.get(f.name, f.default) for f in PLAIN}
-        values.update({name: None if self._set.get(name) is None else dict(self._set[name]) for name in blocks()})
+        for name, block in blocks().items():
+            given = self._set.get(name)
+            values[name] = None if given is None else block.checked(given, lambda field: field)  # it was checked when it was set
         return values
 
     def fill_from(self, document: config.Document) -> None:
@@ -153,11 +164,11 @@ class DistributedStrategy:
                 fix="True takes the defaults; a dict sets " + ", ".join(f.name for f in block.fields),
             )
         given = {} if value is True else value
-        checked = config.check(block.fields, given, block=block.name, at=lambda field: at(block.name, field))
+        block.checked(given, lambda field: at(block.name, field))
         for other, why in self._conflicts(block):
             what = f"{block.name} and {other} exclude each other: {why}"
             raise StrategyConflict(what, at=at(block.name), fix=f"turn one of them off: {other}=None")
-        self._set[block.name] = checked
+        self._set[block.name] = dict(given)
 
     def _conflicts(self, block: Block) -> list[tuple[str, str]]:
         on = [b for b in blocks().values() if self._set.get(b.name) is not None and b.name != block.name]
@@ -174,7 +185,7 @@ def _unknown(name: str, at: str) -> ConfigError:
 def _set_a_sync(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"a_sync must be True or False, got {value!r}", at=at("a_sync"), fix="True is async, False is sync")
-    kept = strategy.effective()["parameter_server"] or {}
+    kept = strategy._set.get("parameter_server") or {}
     strategy._assign("parameter_server", {**kept, "consistency": "async" if value else "sync"}, at)
 
 

@@ -22,7 +22,7 @@ ARROWS: dict[str, str] = {
     "paddle_wheel": "errors",
     # What is declared beside the code that obeys it; the strategy collects it.
     "collective.strategies": "config",
-    "parameter_server.block": "config",
+    "parameter_server.block": "config errors",
     "strategy": "config errors collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
     "recovery": "env",
@@ -54,7 +54,8 @@ PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint
 PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding", "fleet.parameter_server.pooling"}  # a layer is a subclass
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
-               "consistency.async_"}  # fmt: skip
+               "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.mode",
+               "consistency.waiting"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 

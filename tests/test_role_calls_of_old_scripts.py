@@ -24,11 +24,12 @@ else:
     assert fleet.server_endpoints(to_string=True) == "tcp:" + sys.argv[1] and fleet.worker_endpoints() == ["127.0.0.1:7001"]
     assert (fleet.node_num(), fleet.nranks(), fleet.rank_in_node()) == (1, 1, 0)
     from fleet.parameter_server.client import Client
+    from fleet.parameter_server.consistency.mode import Mode
     from fleet.parameter_server.link import SocketLink
     import numpy as np
     from fleet.parameter_server.spec import TableSpec
     fleet.init_worker()
-    client = Client([SocketLink("tcp:" + sys.argv[1], 0, "s" * 32, 0, 1, 20.0, 1)], "async", 20.0)
+    client = Client([SocketLink("tcp:" + sys.argv[1], 0, "s" * 32, 0, 1, 20.0, 1)], Mode("async"), 20.0)
     fleet.runtime.current("test").closers.append(client.close)
     table = client.open(TableSpec("rows", 4, "sgd", (), "uniform", (-0.01, 0.01), 0, 0))
     keys = np.array([5, 9], dtype=np.uint64)

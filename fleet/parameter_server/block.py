@@ -1,11 +1,19 @@
 """``parameter_server``: the block of a strategy that moves tables to servers. Declared here, obeyed in this package."""
 
+from collections.abc import Callable
+from typing import Any
+
 from fleet.config import Field
+from fleet.errors import ConfigError
 
 NAME = "parameter_server"
 FIELDS: tuple[Field, ...] = (
-    Field("consistency", str, "sync", "what a pull may miss and what is waited for", choices=("sync", "async")),
-    Field("prefetch", int, 1, "async: batches whose rows are asked for ahead of their turn", low=0, high=1),
+    Field("consistency", str, "sync", "what a pull may miss and what is waited for",
+          choices=("sync", "half_async", "async", "bounded")),
+    Field("prefetch", int, 1, "batches whose rows are asked for ahead of their turn", low=0, high=1),
+    Field("staleness", int, None, "bounded: steps by which the slowest trainer may trail the fastest; None: 2",
+          low=0, none_ok=True),
+    Field("merge_steps", int, None, "half_async: steps of a trainer that go as one push; None: 2", low=1, none_ok=True),
     Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
     Field("row_optimizer", str, None, "None: the script's own; rowwise_adagrad keeps one float of state a row",
           choices=("sgd", "adagrad", "rowwise_adagrad", "adam"), none_ok=True),
@@ -13,3 +21,24 @@ FIELDS: tuple[Field, ...] = (
           choices=("rollback",)),
 )  # fmt: skip
 CONFLICTS: dict[str, str] = {}
+
+# Fields that one consistency obeys, and what they are unless they are set. merge_steps 2 halves the messages; each doubling
+# more makes the row optimizer's steps fewer and larger, which costs AUC first.
+_OF_ONE: dict[str, tuple[str, int]] = {"staleness": ("bounded", 2), "merge_steps": ("half_async", 2)}
+
+
+def complete(values: dict[str, Any], at: Callable[[str], str]) -> dict[str, Any]:
+    """Return the block with what its consistency implies filled in.
+
+    Raises:
+        ConfigError: a field is set that this consistency does not obey.
+    """
+    consistency = values["consistency"]
+    filled = dict(values)
+    for field, (owner, default) in _OF_ONE.items():
+        if consistency == owner and values[field] is None:
+            filled[field] = default
+        if consistency != owner and values[field] is not None:
+            what = f"{NAME}.{field} says nothing to consistency {consistency!r}: only {owner!r} obeys it"
+            raise ConfigError(what, at=at(field), fix=f"delete {field}, or set consistency to {owner!r}")
+    return filled

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fleet import logger
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import native, wire
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.service import shard_range
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
@@ -58,18 +59,18 @@ class Client:
 
     Args:
         links: one per server, in the servers' order.
-        mode: the consistency.
+        mode: the consistency, as the servers are told.
         timeout_s: told to the servers: how long a step waits for a late trainer.
     """
 
-    def __init__(self, links: list[Link], mode: str, timeout_s: float) -> None:
+    def __init__(self, links: list[Link], mode: Mode, timeout_s: float) -> None:
         self._core = native.load()
         self._links, self.mode, self._timeout_s = links, mode, timeout_s
         ranges = [shard_range(s, len(links)) for s in range(len(links))]
         self.server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
         assert len(self.server_of_shard) == NUM_SHARDS
         self.tables: dict[str, Table] = {}
-        self.step = 0  # optimizer steps pushed
+        self.step = 0  # pushes; each is one step, or with half_async several merged ones
         self._sequence = 0
         self._failure: FleetError | None = None  # written and read by the thread
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -87,14 +88,17 @@ class Client:
         self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt))
         return self.tables[spec.name]
 
-    def pull(self, wanted: list[tuple[Table, Keys]], create: bool) -> Future[list[Pulled]]:
+    def pull(self, wanted: list[tuple[Table, Keys]], create: bool, ahead: int = 0) -> Future[list[Pulled]]:
         """Ask for the rows of the ids of several tables, in one message a server.
 
         Args:
             wanted: per table ``uint64[n]``, with repeats.
             create: make missing rows; else they read as their initial value.
+            ahead: steps that this trainer will take before it uses the rows; ``bounded`` counts them.
         """
-        step = self.step if self.mode == "sync" else 0
+        # Who only looks has no step to take: a bound keeps trainers together, not readers from reading.
+        waits = self.mode.in_order or (self.mode.counts_steps and create)
+        step = self.step + ahead if waits else 0
         return self._submit(lambda: self._pull(wanted, create, step))
 
     def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float) -> None:
@@ -140,7 +144,7 @@ class Client:
     def save(self, directory: str) -> list[dict[str, Any]]:
         """Let every server write its part of every table below ``directory``; return their answers."""
         self.flush()
-        step = self.step if self.mode == "sync" else 0
+        step = self.step if self.mode.in_order else 0
         return self._run(lambda: [link.save(directory, step) for link in self._links])
 
     def load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
@@ -230,9 +234,9 @@ class Client:
             parts = []
             for (table, g), end in zip(gradients, ends, strict=True):
                 cut = slice(int(end[server] - g.counts[server]), int(end[server]))
-                if cut.stop > cut.start or self.mode == "sync":  # there a table's step counts on every server
+                if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
                     parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
-            if parts or self.mode == "sync":  # in sync an empty push says that this trainer is done with the step
+            if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 try:
                     link.push(sequence, step, parts)
                 except FleetError as error:  # a step that lacks a push: whatever is pulled behind it would be wrong, or never come

@@ -110,7 +110,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
     def download(self) -> NDArray[np.float32]:
         """Return all rows, ``float32[vocabulary, dim]``."""
         session, table = self._joined()
-        return session.client.read(table, np.arange(self.vocabulary, dtype=np.uint64))
+        return session.read(table, np.arange(self.vocabulary, dtype=np.uint64))
 
     def look(self, ids: Any, lengths: Any = None) -> Lookup:
         """Return what a look-up of ids, or of ragged ids and their lengths, asks for.

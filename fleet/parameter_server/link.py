@@ -18,6 +18,7 @@ import numpy as np
 from fleet import env
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import endpoint, wire
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 class Link(Protocol):
     """What the client asks of one server."""
 
-    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int: ...
+    def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int: ...
     def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None: ...
     def take_pull(self, outs: list[Values]) -> None: ...
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
@@ -52,7 +53,7 @@ class LocalLink:
         self._service, self._incarnation = service, incarnation
         self._asked: tuple[int, bool, list[tuple[int, int, Keys]]] = (0, False, [])
 
-    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int:
+    def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
         return self._service.open(spec, mode, timeout_s)
 
     def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
@@ -60,7 +61,7 @@ class LocalLink:
 
     def take_pull(self, outs: list[Values]) -> None:
         step, create, wanted = self._asked
-        self._service.pull(step, create, [(table, keys, out) for (table, _, keys), out in zip(wanted, outs, strict=True)])
+        self._service.pull(0, step, create, [(table, keys, out) for (table, _, keys), out in zip(wanted, outs, strict=True)])
 
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
         self._service.push(0, self._incarnation, sequence, step, gradients)
@@ -69,7 +70,7 @@ class LocalLink:
         self._service.assign(0, self._incarnation, sequence, [(table, keys, values)])
 
     def save(self, directory: str, step: int) -> dict[str, Any]:
-        return self._service.save(directory, step)
+        return self._service.save(0, directory, step)
 
     def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
         return self._service.load(directory, manifest)
@@ -105,8 +106,8 @@ class SocketLink:
         self._resend: Callable[[], None] = lambda: None  # sends the request under way
         self._line = self._connect(CONNECT_S)
 
-    def open(self, spec: dict[str, Any], mode: str, timeout_s: float) -> int:
-        ask = {"spec": spec, "consistency": mode, "timeout_s": timeout_s}
+    def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
+        ask = {"spec": spec, "consistency": mode.name, "staleness": mode.staleness, "timeout_s": timeout_s}
         return int(self._call_json(wire.Header(wire.TABLE), ask)["table"])
 
     def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from fleet import env, logger
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
 from fleet.parameter_server import endpoint, wire
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
@@ -166,11 +167,11 @@ class Server:
     def _answer_object(self, head: wire.Header, ask: dict[str, Any]) -> Any:
         service = self._service
         if head.op == wire.TABLE:
-            number = service.open(ask["spec"], str(ask["consistency"]), float(ask["timeout_s"]))
+            number = service.open(ask["spec"], Mode(str(ask["consistency"]), int(ask.get("staleness", 0))), float(ask["timeout_s"]))
             service.consistency.back(head.trainer)
             return {"table": number}
         if head.op == wire.SAVE:
-            return service.save(_directory(ask), head.step)
+            return service.save(head.trainer, _directory(ask), head.step)
         if head.op == wire.LOAD:
             if "apply" in ask:
                 service.end_load(bool(ask["apply"]))
@@ -191,7 +192,7 @@ class Server:
             size += wire.SECTION_BYTES + -(-4 * s.num_keys * s.dim // 8) * 8
         if size > wire.MAX_BODY_BYTES:
             raise TableError(f"{size} bytes of rows in one answer", at=f"server {service.server}", fix="ask for fewer keys at once")
-        service.consistency.wait(head.step)
+        service.consistency.wait(head.trainer, head.step)
         answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
         line.sendall(wire.pack_header(answer))
         try:
@@ -215,7 +216,7 @@ class Server:
 
     def _note_end(self, trainer: int) -> None:
         with contextlib.suppress(ConfigError):  # it never opened a table
-            self._service.consistency.lost(trainer, f"trainer {trainer} has ended")
+            self._service.consistency.ended(trainer)
         with self._guard:
             self._ended.add(trainer)
             if len(self._ended) >= self._service.tables.world_size:

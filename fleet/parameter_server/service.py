@@ -13,6 +13,7 @@ import numpy as np
 from fleet import disk
 from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
 
@@ -33,7 +34,7 @@ class Service:
         self.server, self.num_servers = server, num_servers
         self.tables = Tables(server, world_size)
         self._guard = threading.Lock()  # guards the choice of the consistency
-        self._mode: tuple[str, float] | None = None
+        self._mode: tuple[Mode, float] | None = None
         self._consistency: consistency.Consistency | None = None
         self._staged: Staged | None = None  # a snapshot that was read and is not in force yet
 
@@ -49,7 +50,7 @@ class Service:
         """Return what a server tells of itself when a trainer connects."""
         return {"server": self.server, "num_servers": self.num_servers, "world_size": self.tables.world_size}
 
-    def open(self, spec: Mapping[str, Any], mode: str, timeout_s: float) -> int:
+    def open(self, spec: Mapping[str, Any], mode: Mode, timeout_s: float) -> int:
         """Return the number of a table; the first call also sets the consistency.
 
         Raises:
@@ -62,15 +63,15 @@ class Service:
                 self._mode = (mode, timeout_s)
         if self._mode != (mode, timeout_s):
             raise ConfigError(
-                f"this job runs {self._mode}, a trainer asks for {(mode, timeout_s)}",
+                f"this job runs {_said(self._mode)}, a trainer asks for {_said((mode, timeout_s))}",
                 at=f"server {self.server}",
                 fix="give every trainer the same strategy",
             )
         return self.tables.open(spec)
 
-    def pull(self, step: int, create: bool, wanted: list[tuple[int, Keys, Values]]) -> None:
-        """Write rows of several tables to the given arrays, once ``step`` steps are applied."""
-        self.consistency.wait(step)
+    def pull(self, trainer: int, step: int, create: bool, wanted: list[tuple[int, Keys, Values]]) -> None:
+        """Write rows of several tables to the given arrays, once the consistency lets this trainer go beyond ``step`` steps."""
+        self.consistency.wait(trainer, step)
         for table, keys, out in wanted:
             self.tables.pull(table, keys, out, create)
 
@@ -93,13 +94,13 @@ class Service:
                 for table, keys, values in parts:
                     self.tables.assign(table, keys, values)
 
-    def save(self, directory: str, step: int) -> dict[str, Any]:
+    def save(self, trainer: int, directory: str, step: int) -> dict[str, Any]:
         """Write this server's part of every table below ``directory``; return what the manifest needs.
 
         Raises:
             SnapshotError: the disk refused; no partial file of this server is left. Safe to retry.
         """
-        self.consistency.wait(step)
+        self.consistency.wait(trainer, step)
         low, high = shard_range(self.server, self.num_servers)
         files = {}
         for spec, rows, steps in zip(self.tables.specs, self.tables.rows, self.tables.steps, strict=True):
@@ -149,8 +150,9 @@ class Service:
             self.consistency.restart(staged.step)
 
     def status(self) -> dict[str, Any]:
-        """Return rows, bytes and the step of this server."""
-        return {**self.tables.status(), "step": self._consistency.step if self._consistency else 0}
+        """Return rows, bytes, the step of this server, and the largest staleness in steps that it has answered a pull with."""
+        mode = self._consistency
+        return {**self.tables.status(), "step": mode.step if mode else 0, "staleness": mode.largest_staleness if mode else None}
 
     def _check_fits(self, spec: TableSpec, saved: Mapping[str, Any] | None, directory: str) -> None:
         if saved is None:
@@ -162,6 +164,12 @@ class Service:
                 at=directory,
                 fix="load it with the model, optimizer and strategy that it was saved with",
             )
+
+
+def _said(mode: tuple[Mode, float] | None) -> str:
+    assert mode is not None  # the lock above set it
+    bound = f" with a staleness of {mode[0].staleness}" if mode[0].name == "bounded" else ""
+    return f"{mode[0].name}{bound} and timeout_s {mode[1]:g}"
 
 
 def _check_counters(*counters: int) -> None:

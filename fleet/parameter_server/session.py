@@ -2,6 +2,7 @@
 
 ``sync``: an announced batch is asked for right behind the push of the step before it, so its rows miss nothing.
 Else with ``prefetch=1`` it is asked for at once, under the compute of the batch before: its rows miss that batch's push.
+``half_async`` adds up several steps before it pushes them as one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet import env, logger
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link, LocalLink, SocketLink
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.spec import TableSpec
@@ -47,12 +49,16 @@ class Session:
 
     def __init__(self, runtime: Runtime, block: dict[str, Any], incarnation: int) -> None:
         self.core = native.load()
-        self._runtime, self._prefetch, self.mode = runtime, int(block["prefetch"]), str(block["consistency"])
-        self.client = Client(_links(runtime, incarnation), self.mode, runtime.timeout_s)
+        self._runtime, self._prefetch = runtime, int(block["prefetch"])
+        self._mode = Mode(str(block["consistency"]), int(block["staleness"] or 0))
+        self._merge_steps = int(block["merge_steps"] or 1)
+        self.client = Client(_links(runtime, incarnation), self._mode, runtime.timeout_s)
         self._announced: list[Announced] = []
         self._gradients: dict[str, list[RowGradient]] = {}  # table name -> of each backward since clear
+        self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
+        self._num_unsent, self._rate = 0, 0.0  # steps in it, learning rate of the newest
         self._warned = False
-        runtime.closers.append(self.client.close)
+        runtime.closers.append(self._close)
         runtime.forgetters.append(self.client.forget)
 
     def open(self, spec: TableSpec) -> Table:
@@ -64,8 +70,8 @@ class Session:
         if self._prefetch == 0 or not ids:
             return
         self._announced = [*self._announced[-1:], Announced(ids, create)]  # the batch in hand and the next
-        if self.mode != "sync":
-            self._ask(self._announced[-1])
+        if not self._mode.in_order:
+            self._ask(self._announced[-1], ahead=len(self._announced) - 1)
 
     def rows(self, table: Table, ids: Ids, create: bool) -> Pulled:
         """Return the rows of a batch's ids; waits for them if they were announced, else asks now."""
@@ -80,6 +86,7 @@ class Session:
         if self._announced and any(name in b.ids for b in self._announced) and not self._warned:
             self._warned = True
             logger.warning(f"table {name!r}: other ids than the loader announced are pulled on the spot, which is slower")
+        self._send_before_reading(create)
         return self.client.pull([(table, ids)], create).result()[0]
 
     def collect(self, table: Table, pulled: Pulled, gradient: Values, bags: Any = None) -> None:
@@ -99,24 +106,37 @@ class Session:
         self._gradients.setdefault(table.spec.name, []).append(RowGradient(pulled.keys, pulled.counts, merged))
 
     def push(self, learning_rate: float) -> None:
-        """Push the gradients in hand as one step, and ask for the announced batch behind it.
+        """Push the gradients in hand as one step (half_async: with those of the steps before), and ask for the announced batch.
 
         Raises:
             PeerLost, TableError: an earlier push failed; the job cannot go on.
         """
-        tables = self.client.tables
-        gradients = [(tables[name], self._sum(tables[name], parts)) for name, parts in self._gradients.items()]
-        self.client.push(gradients, learning_rate)
+        for name, parts in self._gradients.items():
+            self._unsent.setdefault(name, []).extend(parts)
+        self._num_unsent, self._rate = self._num_unsent + 1, learning_rate
+        if self._num_unsent == self._merge_steps:
+            self._send()
         self._announced = [batch for batch in self._announced if not batch.used]  # its rows would miss this push
-        if self.mode == "sync":
+        if self._mode.in_order:
             for batch in self._announced:
                 self._ask(batch)
+
+    def flush(self) -> None:
+        """Return once the servers have taken every step so far; raises what went wrong."""
+        self._send()
+        self.client.flush()
+
+    def read(self, table: Table, keys: Keys) -> Values:
+        """Return the rows ``float32[n, dim]`` of keys, making none, after all steps so far."""
+        self._send()
+        return self.client.read(table, keys)
 
     def restart(self, step: int) -> None:
         """Go on at ``step`` after a snapshot was loaded; rows that were asked for before are forgotten."""
         self.client.step = step
         self._announced.clear()
         self._gradients.clear()
+        self._unsent, self._num_unsent = {}, 0
 
     def clear(self) -> None:
         """Drop the gradients in hand, as clear_grad does with the dense ones."""
@@ -131,9 +151,28 @@ class Session:
         """Write the row of every id to ``out``: float32[n, dim]."""
         self.core.expand(pulled.rows, pulled.inverse, out)
 
-    def _ask(self, batch: Announced) -> None:
+    def _ask(self, batch: Announced, ahead: int = 0) -> None:
+        self._send_before_reading(batch.create)
         wanted = [(self.client.tables[name], ids) for name, ids in batch.ids.items()]
-        batch.answer = self.client.pull(wanted, batch.create)
+        batch.answer = self.client.pull(wanted, batch.create, ahead)
+
+    def _send_before_reading(self, create: bool) -> None:
+        """Send what was merged, unless the rows are asked for ahead and may miss it; an evaluation always sees its own steps."""
+        if self._prefetch == 0 or not create:
+            self._send()
+
+    def _send(self) -> None:
+        if self._num_unsent:
+            tables, unsent = self.client.tables, self._unsent
+            self._unsent, self._num_unsent = {}, 0
+            self.client.push([(tables[name], self._sum(tables[name], parts)) for name, parts in unsent.items()], self._rate)
+
+    def _close(self) -> None:
+        try:
+            self._send()
+        except FleetError as error:  # the job is over either way; the cause was raised where it could be
+            logger.warning(f"the last steps were not pushed: {error}")
+        self.client.close()
 
     def _sum(self, table: Table, parts: list[RowGradient]) -> RowGradient:
         """Add several backwards' gradients of one table (micro-steps, or an embedding used in several places)."""

@@ -115,6 +115,17 @@ class Tables:
         if bad:
             raise self._not_finite(self.specs[gradient.table].name, bad, origin)
 
+    def apply_all(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
+        """Check all gradients of one trainer's push, then apply them: of a push that is refused nothing was applied.
+
+        Raises:
+            TableError: one does not fit its table or holds NaN or infinity.
+        """
+        for gradient in gradients:
+            self.check(gradient, trainer)
+        for gradient in gradients:
+            self.apply(gradient, step, f"trainer {trainer}")
+
     def assign(self, table: int, keys: Keys, values: Values) -> None:
         """Set rows, with a fresh row state: an nn.Embedding's present weight."""
         if values.shape != (len(keys), self.dim(table)):

@@ -26,7 +26,7 @@ class Weights:
 
     def flush(self) -> None:
         """Return once the servers have taken every push of this trainer."""
-        self._session.client.flush()
+        self._session.flush()
 
     def save(self, directory: str) -> None:
         """Let the servers write a snapshot; one trainer calls it, after all have flushed."""

@@ -16,6 +16,7 @@ import kill_harness
 from kill_harness import Run
 
 from fleet.checkpoint import _verified
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.spec import TableSpec
 
@@ -38,7 +39,7 @@ def checkpoints(directory: Path) -> list[Path]:
         tables = json.loads((path / "tables/manifest.json").read_text())
         service = Service(0, 1, 1)
         for table in tables["tables"].values():
-            service.open(TableSpec.from_json(table["spec"]).to_json(), "sync", 60.0)
+            service.open(TableSpec.from_json(table["spec"]).to_json(), Mode("sync"), 60.0)
         rows = service.load(str(path / "tables"), tables)
         assert all(rows.values()), rows
     return found

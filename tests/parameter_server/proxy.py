@@ -91,6 +91,24 @@ class Repeats(Fault):
             self.threads.append(late)
 
 
+class Storm(Repeats):
+    """All of it at once: frames come late, requests and answers get lost half-way, pushes arrive again behind newer ones."""
+
+    def up(self, whole: bytes, op: int, send: Send) -> None:
+        if self.strikes(op):
+            time.sleep(0.01 * self.random.random())
+        if self.strikes(op):
+            send(whole[: self.random.randrange(len(whole))])
+            raise Cut
+        super().up(whole, op, send)
+
+    def down(self, whole: bytes, op: int, send: Send) -> None:
+        if self.strikes(op):
+            send(whole[: self.random.randrange(len(whole))])
+            raise Cut
+        send(whole)
+
+
 class Proxy:
     """Listens on an AF_UNIX socket; each line gets one of its own to ``target``."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fleet.parameter_server.client import Client
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import SocketLink
 from fleet.parameter_server.spec import TableSpec
 
@@ -90,9 +91,9 @@ class Servers:
         return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n) for i, a in links]
 
     def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
-               through: tuple[str, ...] = ()) -> Client:  # fmt: skip
+               through: tuple[str, ...] = (), staleness: int = 0) -> Client:  # fmt: skip
         """Return a trainer's client; it is closed with the servers."""
-        client = Client(self.links(rank, incarnation, timeout_s, through), mode, timeout_s)
+        client = Client(self.links(rank, incarnation, timeout_s, through), Mode(mode, staleness), timeout_s)
         self._clients.append(client)
         return client
 

@@ -56,7 +56,8 @@ def _conserved(mode: str, make_fault: Callable[[int], Fault], steps: int, num_se
         faults = [make_fault(i) for i in range(num_servers)]
         through = tuple(stack.enter_context(Proxy(a, f)).address for a, f in zip(servers.addresses, faults, strict=True))
         total, guard = np.zeros((NUM_KEYS, DIM), np.float32), threading.Lock()
-        clients = [servers.client(r, mode, through=through) for r in range(num_trainers)]
+        bound = {"staleness": 2} if mode == "bounded" else {}
+        clients = [servers.client(r, mode, through=through, **bound) for r in range(num_trainers)]
         errors: list[BaseException] = []
 
         def train(rank: int) -> None:
@@ -74,7 +75,7 @@ def _conserved(mode: str, make_fault: Callable[[int], Fault], steps: int, num_se
         for fault in faults:
             for late in getattr(fault, "threads", ()):
                 late.join()
-        reader = servers.client(0, mode, incarnation=2)
+        reader = servers.client(0, mode, incarnation=2, **bound)
         reader.step = steps
         rows = reader.read(reader.open(spec("sum", DIM, init_args=(0.0, 0.0))), np.arange(NUM_KEYS, dtype=np.uint64))
         np.testing.assert_array_equal(rows, -total)
@@ -82,7 +83,7 @@ def _conserved(mode: str, make_fault: Callable[[int], Fault], steps: int, num_se
         return faults
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("mode", ["sync", "async", "bounded"])
 @pytest.mark.parametrize("kind", [CutsRequests, CutsReplies, Delays])
 def test_the_sum_of_all_gradients_is_conserved(mode: str, kind: type[Fault]) -> None:
     faults = _conserved(mode, lambda i: kind(seed=i, share=0.08), steps=15)

@@ -98,6 +98,7 @@ def test_announced_or_not_the_runs_are_the_same_bits(trainers: Trainers) -> None
         assert [r[tensor].tobytes() == value.tobytes() for r in runs] == [True] * 3, tensor
 
 
-def test_async_with_one_trainer_and_no_prefetch_is_exact(trainers: Trainers, alone: dict[str, Any]) -> None:
-    result = together(trainers, "adagrad", 2, 1, consistency="async", prefetch=0)[0]
-    assert max(largest_difference(result, alone["adagrad"]).values()) < TOLERANCE["adagrad"]
+@pytest.mark.parametrize("consistency", ["half_async", "async", "bounded"])
+def test_one_trainer_without_prefetch_is_exact_in_every_mode(trainers: Trainers, alone: dict[str, Any], consistency: str) -> None:
+    result = together(trainers, "adam", 2, 1, consistency=consistency, prefetch=0)[0]
+    assert max(largest_difference(result, alone["adam"]).values()) < TOLERANCE["adam"]

@@ -1,6 +1,7 @@
 """The consistencies of parameter-server training: what a pull may miss, and what is waited for. One file each.
 
-Each is a class with NAME and ``push, wait, lost, back, restart``; a server holds one, chosen by the first trainer.
+Each is a class with NAME and ``push, wait, ended, lost, back, restart``; a server holds one, chosen by the first trainer.
+``docs/consistency.md`` draws them side by side.
 """
 
 from __future__ import annotations
@@ -9,33 +10,44 @@ from typing import Protocol
 
 from fleet.errors import ConfigError
 from fleet.parameter_server.consistency.async_ import Async
+from fleet.parameter_server.consistency.bounded import Bounded
+from fleet.parameter_server.consistency.half_async import HalfAsync
+from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.consistency.sync import Sync
 from fleet.parameter_server.tables import Gradient, Tables
+
+NAMES = (Sync.NAME, HalfAsync.NAME, Async.NAME, Bounded.NAME)
 
 
 class Consistency(Protocol):
     """What a server asks of a consistency."""
 
-    step: int
+    largest_staleness: int | None  # in steps, that a pull was answered with; None where nobody counts
 
+    @property
+    def step(self) -> int: ...
     def push(self, trainer: int, step: int, gradients: list[Gradient]) -> None: ...
-    def wait(self, step: int) -> None: ...
+    def wait(self, trainer: int, step: int) -> None: ...
+    def ended(self, trainer: int) -> None: ...
     def lost(self, trainer: int, why: str) -> None: ...
     def back(self, trainer: int) -> None: ...
     def restart(self, step: int) -> None: ...
 
 
-def make(name: str, tables: Tables, timeout_s: float) -> Consistency:
-    """Return the consistency of this name (``parameter_server.consistency`` of the strategy).
+def make(mode: Mode, tables: Tables, timeout_s: float) -> Consistency:
+    """Return the consistency that a trainer asks for (``parameter_server`` of the strategy).
 
     Raises:
-        ConfigError: there is none of this name, or the time is no positive number of seconds.
+        ConfigError: there is none of this name, or a number of it makes no sense.
     """
-    kinds: dict[str, type[Sync] | type[Async]] = {Sync.NAME: Sync, Async.NAME: Async}
-    if name not in kinds or not 0 < timeout_s < float("inf"):
+    if mode.name not in NAMES or mode.staleness < 0 or not 0 < timeout_s < float("inf"):
         raise ConfigError(
-            f"no consistency {name!r} with a timeout of {timeout_s} s",
+            f"no consistency {mode.name!r} with a staleness of {mode.staleness} and a timeout of {timeout_s} s",
             at=f"server {tables.server}",
-            fix=f"use one of {', '.join(kinds)} and a positive number of seconds",
+            fix=f"use one of {', '.join(NAMES)}, a staleness >= 0 and a positive number of seconds",
         )
-    return kinds[name](tables, timeout_s)
+    if mode.in_order:
+        return Sync(tables, timeout_s)
+    if mode.name == Bounded.NAME:
+        return Bounded(tables, timeout_s, mode.staleness)
+    return (HalfAsync if mode.name == HalfAsync.NAME else Async)(tables, timeout_s)

@@ -1,7 +1,8 @@
 """``async``: a push is applied when it arrives; a pull reads what is there.
 
 What a pull may miss: the pushes still on their way, other trainers' and, with prefetch=1, this trainer's last one.
-What is waited for: nothing (the dense parameters still meet by all-reduce). (``async`` is a keyword, hence the file's name.)
+What is waited for: nothing (with dense="allreduce" the dense parameters still meet every step). (``async`` is a keyword,
+hence the file's name.)
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ class Async:
     def __init__(self, tables: Tables, timeout_s: float) -> None:
         self._tables = tables
         self.step = 0  # the furthest trainer's
+        self.largest_staleness: int | None = None  # nobody counts it
 
     def push(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
         """Check all gradients of a push, then apply them."""
-        for gradient in gradients:
-            self._tables.check(gradient, trainer)
-        for gradient in gradients:
-            self._tables.apply(gradient, step, f"trainer {trainer}")
+        self._tables.apply_all(trainer, step, gradients)
         self.step = max(self.step, step)
 
-    def wait(self, step: int) -> None:
+    def wait(self, trainer: int, step: int) -> None:
         """Return at once."""
+
+    def ended(self, trainer: int) -> None:
+        """Nobody waits for anybody here."""
 
     def lost(self, trainer: int, why: str) -> None:
         """Nobody waits for anybody here."""

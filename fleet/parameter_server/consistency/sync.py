@@ -6,10 +6,8 @@ summed in rank order, so that a run is reproducible to the bit whatever the orde
 
 from __future__ import annotations
 
-import threading
-import time
-
-from fleet.errors import FleetError, PeerLost, TableError
+from fleet.errors import FleetError, TableError
+from fleet.parameter_server.consistency.waiting import Waiting
 from fleet.parameter_server.tables import Gradient, Tables
 
 MAX_STEPS_AHEAD = 1024  # gradients of a trainer that pushes without ever pulling; bounds what is kept for the others
@@ -21,70 +19,60 @@ class Sync:
     NAME = "sync"
 
     def __init__(self, tables: Tables, timeout_s: float) -> None:
-        self._tables, self._timeout_s = tables, timeout_s
-        self._changed = threading.Condition()  # an RLock; guards everything below
+        self._tables = tables
+        self._waiting = Waiting(tables.server, timeout_s)  # guards everything below
         self.step = 0  # steps applied
+        self.largest_staleness: int | None = 0
         self._pushed: dict[int, dict[int, list[Gradient]]] = {}  # step -> trainer -> its gradients
-        self._failure: FleetError | None = None
-        self._lost: dict[int, str] = {}
 
     def push(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
         """Take one trainer's gradients of ``step``; the last trainer's thread applies the step."""
         try:
             self._check(trainer, step, gradients)
         except FleetError as error:
-            self._fail(error)  # this step can never be completed: the others learn the cause now, not after the time
+            self._waiting.fail(error)  # this step can never be completed: the others learn the cause now, not after the time
             raise
-        with self._changed:
-            self._raise_failure()
+        with self._waiting.changed:
+            self._waiting.raise_failure()
             self._pushed.setdefault(step, {})[trainer] = gradients
             while len(self._pushed.get(self.step + 1, ())) == self._tables.world_size:
                 try:
                     self._apply(self._pushed.pop(self.step + 1))
                 except FleetError as error:
-                    self._fail(error)
+                    self._waiting.fail(error)
                     raise
                 self.step += 1
-            self._changed.notify_all()
+            self._waiting.changed.notify_all()
 
-    def wait(self, step: int) -> None:
+    def wait(self, trainer: int, step: int) -> None:
         """Return once ``step`` steps are applied.
 
         Raises:
             PeerLost: a trainer died, or did not push within the time; it is named.
         """
-        deadline = time.monotonic() + self._timeout_s
-        with self._changed:
-            while self.step < step:
-                self._raise_failure()
-                pushed = self._pushed.get(self.step + 1, {})
-                gone = [why for trainer, why in sorted(self._lost.items()) if trainer not in pushed]
-                if gone:
-                    raise self._absent("; ".join(gone), step)
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    missing = [r for r in range(self._tables.world_size) if r not in pushed]
-                    names = ", ".join(f"trainer {r}" for r in missing)
-                    raise self._absent(f"{names} did not push step {self.step + 1} within {self._timeout_s:.0f} s", step)
-                self._changed.wait(left)
-            self._raise_failure()
+        self._waiting.until(lambda: self._missing(step), lambda: self.step + 1)
+
+    def ended(self, trainer: int) -> None:
+        """Let the others stop waiting for a trainer that has said BYE: its next step never comes."""
+        self._waiting.lose(trainer, f"trainer {trainer} has ended")
 
     def lost(self, trainer: int, why: str) -> None:
         """Let the others stop waiting for a trainer that is gone."""
-        with self._changed:
-            self._lost[trainer] = why
-            self._changed.notify_all()
+        self._waiting.lose(trainer, why)
 
     def back(self, trainer: int) -> None:
         """Take a trainer's new connection."""
-        with self._changed:
-            self._lost.pop(trainer, None)
+        self._waiting.welcome(trainer)
 
     def restart(self, step: int) -> None:
         """Go on at ``step`` after a snapshot was loaded."""
-        with self._changed:
+        with self._waiting.changed:
             self.step = step
             self._pushed.clear()
+
+    def _missing(self, step: int) -> list[int]:
+        pushed = self._pushed.get(self.step + 1, {})
+        return [] if self.step >= step else [r for r in range(self._tables.world_size) if r not in pushed]
 
     def _check(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
         if not self.step < step <= self.step + MAX_STEPS_AHEAD:
@@ -92,11 +80,6 @@ class Sync:
                              at=f"server {self._tables.server}", fix="push every step once, in order")  # fmt: skip
         for gradient in gradients:
             self._tables.check(gradient, trainer)
-
-    def _fail(self, error: FleetError) -> None:
-        with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
 
     def _apply(self, by_trainer: dict[int, list[Gradient]]) -> None:
         of_table: dict[int, list[Gradient]] = {}
@@ -109,14 +92,3 @@ class Sync:
             # As Paddle's Adam, which does not count a step in which its parameter had no gradient.
             self._tables.apply(merged, self._tables.steps[table] + 1, "the sum over trainers")
             self._tables.steps[table] += 1
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-
-    def _absent(self, why: str, step: int) -> PeerLost:
-        return PeerLost(
-            f"step {step} cannot be completed: {why}",
-            at=f"server {self._tables.server}",
-            fix="look at that trainer's log; every trainer has to call optimizer.step() equally often",
-        )
