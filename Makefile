@@ -4,6 +4,7 @@
 # make test        ruff, mypy, the C++ tests under sanitizers, pytest without the slow tests
 # make test-slow   kills, fuzzing, other Paddle versions
 # make bench       the benchmarks
+# make fuzz-frames N=5000000   frames that are almost right, against a core with sanitizers
 # make readme      README's figures and picture from benchmarks/results
 # make clean       delete what was built (the environment stays)
 #
@@ -32,7 +33,7 @@ TREE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUNS := $(ENV)/.fleet-$(TREE)-runs
 TESTS := $(ENV)/.fleet-$(TREE)-tests
 
-.PHONY: help demo install build test test-slow lint test-core bench readme clean
+.PHONY: help demo install build test test-slow lint test-core bench readme fuzz-frames clean
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -90,6 +91,17 @@ lint: $(TESTS)
 
 test-core:
 	sh tests/core/run
+
+# The core once more, with the address and undefined-behaviour sanitizers. Python itself leaks by design: leaks are not looked at.
+build/sanitized: $(wildcard fleet/parameter_server/core/*) $(TESTS)
+	CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -g1" LDFLAGS="-fsanitize=address,undefined" \
+	    $(PY) setup.py -q build_ext --build-lib $@ --build-temp build/sanitized-objects
+	touch $@
+
+N ?= 5000000
+fuzz-frames: build/sanitized
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	    $(PY) tests/fuzz/of_frames.py $(N) $$(find build/sanitized -name '_core*.so')
 
 readme:
 	$(PY) benchmarks/parts/readme.py
