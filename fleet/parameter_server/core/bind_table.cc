@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "bind_life.h"
 #include "snapshot.h"
 #include "table.h"
 
@@ -73,7 +74,8 @@ void set_initializer(Schema& schema, const std::string& name, std::pair<double, 
 }
 
 std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
-                                  std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes) {
+                                  std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes,
+                                  const std::map<std::string, double>& life) {
   constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
   if (dim < 1 || dim > kMaxDim) throw py::value_error("dim must be 1 to " + std::to_string(kMaxDim) + ", got " + std::to_string(dim));
   if (stripes < 1 || stripes > int64_t{kMaxStripes} || (stripes & (stripes - 1)) != 0) {
@@ -83,6 +85,8 @@ std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, con
   schema.dim = static_cast<size_t>(dim);
   schema.seed = seed;
   schema.salt = salt;
+  schema.life = life_of(life);
+  if (schema.life.admits() && stripes != int64_t{kMaxStripes}) throw py::value_error("a table with admission needs 16 stripes");
   set_optimizer(schema, optimizer, hyper);
   set_initializer(schema, initializer, init_args);
   if (schema.row_bytes() > Rows::kMaxRowBytes) {
@@ -108,19 +112,30 @@ uint64_t pull(Table& self, const py::handle& ids_, const py::handle& out_, bool 
   return num_created;
 }
 
-size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float lr, int64_t step) {
+size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float lr, int64_t step, const py::handle& shows_,
+            const py::handle& clicks_) {
   const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
   const auto n = static_cast<size_t>(ids.shape(0));
   const py::array grads = take<float>(grads_, "grads", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
   if (!std::isfinite(lr)) throw py::value_error("lr must be finite, got " + std::to_string(lr));
   if (step < 1) throw py::value_error("step must be >= 1 (the first push is step 1), got " + std::to_string(step));
+  Sightings seen;
+  py::array shows, clicks;
+  if (!shows_.is_none()) {
+    shows = take<uint32_t>(shows_, "shows", {ids.shape(0)});
+    seen.shows = in<uint32_t>(shows);
+  }
+  if (!clicks_.is_none()) {
+    clicks = take<uint32_t>(clicks_, "clicks", {ids.shape(0)});
+    seen.clicks = in<uint32_t>(clicks);
+  }
   const uint64_t* keys = in<uint64_t>(ids);
   const float* values = in<float>(grads);
   size_t num_nonfinite = 0;
   Status status;
   {
     const py::gil_scoped_release released;
-    status = self.push(keys, n, values, lr, step, &num_nonfinite);
+    status = self.push(keys, n, values, lr, step, &num_nonfinite, seen);
   }
   raise_if(status);
   return num_nonfinite;
@@ -157,6 +172,20 @@ py::tuple read(Table& self, const py::handle& ids_) {
   }
   raise_if(status);
   return py::make_tuple(found, weights, state);
+}
+
+py::dict life_counts(Table& self) {
+  LifeCounts counts;
+  {
+    const py::gil_scoped_release released;
+    counts = self.life_counts();
+  }
+  py::dict result;
+  result["waiting"] = counts.waiting;
+  result["admitted"] = counts.admitted;
+  result["evicted"] = counts.evicted;
+  result["dropped"] = counts.dropped;
+  return result;
 }
 
 py::array keys(Table& self) {
@@ -210,12 +239,17 @@ void bind_table(py::module_& module) {
   const auto released = py::call_guard<py::gil_scoped_release>();
   py::class_<Table>(module, "Table")
       .def(py::init(&make_table), py::kw_only(), py::arg("dim"), py::arg("optimizer"), py::arg("hyper"), py::arg("initializer"),
-           py::arg("init_args"), py::arg("seed"), py::arg("salt"), py::arg("stripes") = 16)
+           py::arg("init_args"), py::arg("seed"), py::arg("salt"), py::arg("stripes") = 16,
+           py::arg("life") = std::map<std::string, double>{})
       .def("pull", &pull, py::arg("ids"), py::arg("out"), py::arg("create"))
-      .def("push", &push, py::arg("ids"), py::arg("grads"), py::arg("lr"), py::arg("step"))
+      .def("push", &push, py::arg("ids"), py::arg("grads"), py::arg("lr"), py::arg("step"), py::arg("shows") = py::none(),
+           py::arg("clicks") = py::none())
       .def("assign", &assign, py::arg("ids"), py::arg("weights"))
       .def("read", &read, py::arg("ids"))
       .def("keys", &keys)
+      .def("shrink", &Table::shrink, py::arg("below"), released)
+      .def("life_counts", &life_counts)
+      .def_property("step", &Table::step, &Table::set_step)
       .def("save", &save, py::arg("path"), py::arg("shard_low"), py::arg("shard_high"))
       .def("load", &load, py::arg("path"), py::arg("keep"), py::arg("checksums"))
       .def_property_readonly("size", py::cpp_function(&Table::size, released))

@@ -48,6 +48,8 @@ class Index {
   }
   static uint32_t count_of(uint64_t entry) { return static_cast<uint32_t>(entry >> kCountShift) & kMaxCount; }
   static uint32_t generation_of(uint64_t entry) { return static_cast<uint32_t>(entry >> kGenerationShift) & 3; }
+  // Not seen for a whole generation: what was counted is forgotten. (3 is a trainer's that is ahead.)
+  static bool is_stale(uint64_t entry, uint32_t generation) { return ((generation - generation_of(entry)) & 3) == 2; }
   static uint64_t with_count(uint64_t entry, uint32_t count, uint32_t generation) {
     return (entry & kWaitingMask) | uint64_t{count} << kCountShift | uint64_t{generation & 3} << kGenerationShift;
   }

@@ -35,6 +35,8 @@ struct Kernels {
   // state may be nullptr: the initial state.
   bool (*assign)(const Run& run, const float* weights, const float* state);
   void (*read)(const Run& run, bool* found, float* weights, float* state);
+  void (*find)(const Run& run, char** rows);  // rows[i] of the i-th id of the run, nullptr if there is none
+  bool (*make)(const Run& run);               // creates missing rows
 
   size_t (*count_nonfinite)(const float* values, size_t count);
   // out[i] = rows[inverse[i]]; every inverse[i] is a valid row.

@@ -226,6 +226,8 @@ void peek_rows(const Run& run, float* out) {
       [&run, dim, out](size_t at, uint64_t id, char* row) {
         if (row != nullptr) {
           copy_row<D>(Stripe::weights_of(run.schema, row), dim, out + at * dim);
+        } else if (run.schema.life.unseen_zero) {
+          fill(out + at * dim, dim, 0.0f);
         } else {
           write_initial_weights(run.schema, id, out + at * dim);
         }
@@ -311,10 +313,23 @@ void read(const Run& run, bool* found, float* weights, float* state) {
           copy_row<0>(Stripe::weights_of(schema, row), dim, weights + at * dim);
           copy_row<0>(Stripe::state_of(schema, row), state_dim, state + at * state_dim);
         } else {
-          write_initial_weights(schema, id, weights + at * dim);
+          if (schema.life.unseen_zero) {
+            fill(weights + at * dim, dim, 0.0f);
+          } else {
+            write_initial_weights(schema, id, weights + at * dim);
+          }
           fill(state + at * state_dim, state_dim, schema.initial_state());
         }
       });
+}
+
+void find(const Run& run, char** rows) {
+  size_t count = 0;  // work() is called in the order of the ids
+  walk<false, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [&count, rows](size_t, uint64_t, char* row) { rows[count++] = row; });
+}
+
+bool make(const Run& run) {
+  return walk<true, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [](size_t, uint64_t, char*) {});
 }
 
 inline uint32_t nonfinite(float value) {
@@ -388,11 +403,11 @@ void add_rows(const float* grads, size_t dim, const uint32_t* inverse, size_t co
 }
 
 #if FLEET_LEVEL == FLEET_LEVEL_AVX512
-constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
 #elif FLEET_LEVEL == FLEET_LEVEL_AVX2
-constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
 #else
-constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
 #endif
 
 }  // namespace

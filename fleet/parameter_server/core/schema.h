@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "life.h"
 #include "rows.h"
 
 namespace fleet {
@@ -41,7 +42,7 @@ struct Schema {
   float init_b = 0;  // high or standard deviation
   uint64_t seed = 0;
   uint64_t salt = 0;
-  size_t life_bytes = 0;  // a multiple of 4
+  Life life;
 
   size_t state_dim() const { return state_dim_of(optimizer, dim); }
 
@@ -49,7 +50,7 @@ struct Schema {
   static constexpr size_t kEpochOffset = Rows::kEpochOffset;
   static constexpr size_t kSeenOffset = 10;
   static constexpr size_t kLifeOffset = 12;
-  size_t weights_offset() const { return kLifeOffset + life_bytes; }
+  size_t weights_offset() const { return kLifeOffset + life.life_bytes(); }
   size_t weights_bytes() const { return 4 * dim; }
   size_t state_offset() const { return weights_offset() + weights_bytes(); }
   size_t state_bytes() const { return 4 * state_dim(); }

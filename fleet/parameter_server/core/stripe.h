@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <mutex>
+#include <new>
+#include <vector>
 
 #include "index.h"
 #include "rows.h"
@@ -17,6 +19,18 @@ struct Stripe {
   Index index;
   Rows rows;
   uint16_t epoch = 1;  // what a row that changes now gets; never 0
+
+  // Row life: where the sweep is, what capacity draws from, and the rows that were evicted, for deltas.
+  struct Evicted {
+    uint64_t key;
+    uint16_t epoch;  // in which it was evicted
+  };
+  uint64_t row_cursor = 0;
+  uint64_t waiting_cursor = 0;
+  uint64_t random = 0;
+  bool notes_evicted = false;     // set by who will read and clear `evicted`
+  bool evicted_is_whole = true;   // false: there was no memory for one; a delta cannot be made from it
+  std::vector<Evicted> evicted;
 
   static uint64_t key_of(const char* row) {
     uint64_t key;
@@ -70,6 +84,12 @@ struct Stripe {
   // Removes a row and frees its place. before_change() was called.
   void erase(char* row, uint64_t salt) noexcept {
     rows.release(index.erase_row(hash_of(key_of(row), salt), row, rows, salt));
+  }
+
+  void note_evicted(uint64_t key) noexcept try {
+    if (notes_evicted) evicted.push_back({key, epoch});
+  } catch (const std::bad_alloc&) {
+    evicted_is_whole = false;
   }
 };
 

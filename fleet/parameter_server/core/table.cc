@@ -27,7 +27,10 @@ Workspace& workspace() {
 
 }  // namespace
 
-Table::Table(const Schema& schema, uint32_t num_stripes) : schema_(schema), beta_powers_(schema.beta1, schema.beta2) {
+Table::Table(const Schema& schema, uint32_t num_stripes)
+    : schema_(schema),
+      eviction_(schema.life.any() ? std::make_unique<Eviction>(schema_) : nullptr),
+      beta_powers_(schema.beta1, schema.beta2) {
   for (uint32_t wide = num_stripes; wide < kMaxStripes; wide *= 2) ++stripe_shift_;
   for (uint32_t i = 0; i < num_stripes; ++i) stripes_.push_back(std::make_unique<Stripe>(schema.row_bytes()));
 }
@@ -91,7 +94,8 @@ Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint6
   const Kernels& k = kernels();
   *num_created = 0;
   return by_stripe(ids, n, [&](const Run& run, size_t offset) {
-    if (!create) {
+    if (!create || eviction_ != nullptr) {
+      if (schema_.life.expires()) evict_expired(run);
       k.peek(run, out + offset * schema_.dim);
       return true;
     }
@@ -109,21 +113,38 @@ Rate Table::rate_of(float lr, int64_t step) noexcept {
   return {lr * (root / (1.0f - power.beta1)), schema_.epsilon * root};
 }
 
-Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step,
-                   size_t* num_nonfinite) noexcept {
+Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step, size_t* num_nonfinite,
+                   const Sightings& seen) noexcept {
   const Kernels& k = kernels();
   *num_nonfinite = k.count_nonfinite(grads, n * schema_.dim);
   if (*num_nonfinite > 0) return {};
   const Rate rate = rate_of(lr, step);
-  return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
+  if (eviction_ == nullptr) {
+    return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
+  }
+  const Status status = check_capacity(n);
+  if (!status.ok()) return status;
+  const auto now = static_cast<uint64_t>(step);
+  jump(now);
+  const Status pushed = by_stripe(ids, n, [&](const Run& run, size_t offset) {
+    return push_living(run, seen.from(offset), now, [&](const Run& kept) { return k.push(kept, grads + offset * schema_.dim, rate); });
+  });
+  if (pushed.ok()) tend(now);
+  return pushed;
 }
 
 Status Table::assign(const uint64_t* ids, size_t n, const float* weights, const float* state) noexcept {
   const Kernels& k = kernels();
   const size_t state_dim = schema_.state_dim();
-  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
-    return k.assign(run, weights + offset * schema_.dim, state == nullptr ? nullptr : state + offset * state_dim);
+  const Status status = check_capacity(n);
+  if (!status.ok()) return status;
+  const Status assigned = by_stripe(ids, n, [&](const Run& run, size_t offset) {
+    if (!k.assign(run, weights + offset * schema_.dim, state == nullptr ? nullptr : state + offset * state_dim)) return false;
+    if (eviction_ != nullptr) settle(run);
+    return true;
   });
+  if (assigned.ok() && eviction_ != nullptr) keep_capacity(step());
+  return assigned;
 }
 
 Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, float* state) noexcept {

@@ -5,17 +5,38 @@
 // whole is not atomic towards other calls.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "beta_powers.h"
+#include "eviction.h"
 #include "schema.h"
 #include "status.h"
 #include "stripe.h"
 
 namespace fleet {
+
+struct Run;
+
+// How often each key of a push was seen in the batch, and how often with a click: shows[n], clicks[n]; nullptr: once, and never.
+// Only tables with row life look at it.
+struct Sightings {
+  const uint32_t* shows = nullptr;
+  const uint32_t* clicks = nullptr;
+  Sightings from(size_t at) const { return {shows == nullptr ? nullptr : shows + at, clicks == nullptr ? nullptr : clicks + at}; }
+};
+
+// What became of ids since the table was made.
+struct LifeCounts {
+  uint64_t waiting = 0;   // ids that have been seen and have no row: now
+  uint64_t admitted = 0;  // ids that earned a row
+  uint64_t evicted = 0;   // rows that were lost again
+  uint64_t dropped = 0;   // gradients of ids without a row
+};
 
 class Table {
  public:
@@ -25,12 +46,15 @@ class Table {
   Table& operator=(const Table&) = delete;
 
   // Copies the weights of ids[n] to out[n, dim]. Missing rows: created if `create` (and counted), else they read as their
-  // initial value.
+  // initial value. With row life a pull creates none: a push does.
   Status pull(const uint64_t* ids, size_t n, float* out, bool create, uint64_t* num_created) noexcept;
 
   // Applies grads[n, dim] to the rows of ids[n], in order if ids repeat; creates missing rows first. If any gradient is not
   // finite, changes nothing and says how many in `num_nonfinite`. Out of memory: some ids were applied, others not.
-  Status push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step, size_t* num_nonfinite) noexcept;
+  // With row life, ids that have not earned a row are passed over, and rows are evicted afterwards: see life.h. More ids than
+  // the table's capacity are refused (kInvalid), and change nothing.
+  Status push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step, size_t* num_nonfinite,
+              const Sightings& seen = {}) noexcept;
 
   // Sets the weights of ids[n], and their state to state[n, state_dim] or, if nullptr, to its initial value.
   Status assign(const uint64_t* ids, size_t n, const float* weights, const float* state) noexcept;
@@ -40,6 +64,13 @@ class Table {
 
   // Appends every key, stripe by stripe in order of creation.
   Status keys(std::vector<uint64_t>* out) noexcept;
+
+  // Evicts at once whatever has expired, and rows whose score is below `below`; returns how many rows.
+  uint64_t shrink(float below) noexcept;
+  // The step of the last push, by which rows age; set when a snapshot is loaded.
+  uint64_t step() const { return step_.load(std::memory_order_relaxed); }
+  void set_step(uint64_t step) noexcept { step_.store(step, std::memory_order_relaxed); }
+  LifeCounts life_counts() noexcept;
 
   uint64_t size() noexcept;
   size_t memory_bytes() noexcept;  // rows populated and index
@@ -57,7 +88,25 @@ class Table {
   // The formulas are those of Paddle's sparse kernels.
   Rate rate_of(float lr, int64_t step) noexcept;
 
+  // Row life, in table_life.cc. One group of a push: admits or passes over, then apply(Run) of the ids that have rows.
+  bool push_living(const Run& run, const Sightings& seen, uint64_t step, const std::function<bool(const Run&)>& apply);
+  char* admit_row(const Run& run, uint64_t id, uint32_t shows, uint32_t clicks, uint64_t step, bool* room) noexcept;
+  void evict_expired(const Run& run);
+  void settle(const Run& run);  // rows that were assigned: pushed to now, and worth keeping
+  Status check_capacity(size_t n) const;
+  // Before a push whose step lies so far ahead that a row's age would not tell it.
+  void jump(uint64_t step) noexcept;
+  // After a push of `step`: a slice of the sweep, then down to the capacity.
+  void tend(uint64_t step) noexcept;
+  void keep_capacity(uint64_t step) noexcept;
+  uint64_t sweep_rows(uint64_t step, uint64_t steps, float below, bool jump) noexcept;
+  void sweep_waiting(uint64_t step, uint64_t steps, bool jump) noexcept;
+  uint64_t shed(uint64_t count, uint64_t step) noexcept;
+
   const Schema schema_;
+  const std::unique_ptr<Eviction> eviction_;  // nullptr: a table whose rows live for ever
+  std::atomic<uint64_t> step_{0};
+  std::atomic<uint64_t> admitted_{0}, evicted_{0}, dropped_{0};
   BetaPowers beta_powers_;
   uint32_t stripe_shift_ = 0;
   std::vector<std::unique_ptr<Stripe>> stripes_;
