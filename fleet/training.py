@@ -257,7 +257,9 @@ def distributed_loader(
 
     Args:
         loader: a paddle.io.DataLoader over a map-style set, or a loader of fleet.data.
-        ids: key or index of a batch -> embedding, or a function from a batch to {embedding: ids}: announces ids early.
+        ids: key or index of a batch -> embedding, or a function from a batch to {embedding: ids}: announces ids early. Several
+            keys may name one embedding (the function then returns [(embedding, ids), ...]). Ragged ids are a pair of values
+            and lengths: a field that holds one, or a pair of keys.
 
     Raises:
         ConfigError: a loader whose samples fleet cannot share out, or ids of something that is no table.
@@ -304,22 +306,33 @@ def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, 
     def announce(batch: Any) -> None:
         if this.session is None:
             return  # the optimizer comes later; until then nobody looks rows up
-        found = ids(batch) if callable(ids) else {embedding: _field(batch, key) for key, embedding in ids.items()}
-        if not isinstance(found, Mapping):
+        found = ids(batch) if callable(ids) else [(embedding, _given(batch, key)) for key, embedding in ids.items()]
+        if isinstance(found, Mapping):
+            found = list(found.items())
+        if not isinstance(found, list) or not all(isinstance(item, tuple) and len(item) == 2 for item in found):
             what = f"the function given as ids returned a {type(found).__name__}"
-            raise ConfigError(what, at="distributed_loader(ids=)", fix="let it return {embedding: ids}")
-        wanted = {}
+            fix = "let it return {embedding: ids}, or [(embedding, ids), ...] if an embedding reads several fields"
+            raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
+        wanted: dict[str, list[Any]] = {}
         learns = paddle.is_grad_enabled()
-        for embedding, value in found.items():
+        for embedding, value in found:
             if not isinstance(embedding, Embedding):
                 fix = "name an embedding of the model given to distributed_model, and call distributed_optimizer before the loader"
                 what = f"ids for a {type(embedding).__name__}, which has no table"
                 raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
             learns = learns and embedding.training
-            wanted[embedding.table_name] = embedding.look(value).ids
+            ragged = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+            wanted.setdefault(str(embedding.table_name), []).append(embedding.look(*ragged).ids)
         this.session.announce(wanted, create=learns)
 
     return announce
+
+
+def _given(batch: Any, key: Any) -> Any:
+    """Return a field's ids; of a pair of keys the ragged ids and their lengths."""
+    if isinstance(key, tuple) and len(key) == 2 and not (isinstance(batch, Mapping) and key in batch):
+        return _field(batch, key[0]), _field(batch, key[1])
+    return _field(batch, key)
 
 
 def _field(batch: Any, key: Any) -> Any:

@@ -44,6 +44,7 @@ class Pulled(NamedTuple):
     inverse: NDArray[np.uint32]  # uint32[n]
     counts: NDArray[np.int64]  # keys of each server
     rows: Values  # float32[m, dim]
+    is_part: bool = False  # one field's of a batch: other fields' keys are here too
 
 
 class RowGradient(NamedTuple):
@@ -205,10 +206,11 @@ class Client:
         return self._submit(work).result()
 
     def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
-        found = []
-        for table, ids in wanted:
-            keys, inverse, counts = table.unique.unique(ids, self.server_of_shard, len(self._links))
-            found.append(Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32)))
+        sorted_ = self._core.unique_all([(table.unique, ids) for table, ids in wanted], self.server_of_shard, len(self._links))
+        found = [
+            Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32))
+            for (table, _), (keys, inverse, counts) in zip(wanted, sorted_, strict=True)
+        ]
         ends = [np.cumsum(p.counts) for p in found]
         parts = [
             [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, _), p, e in zip(wanted, found, ends, strict=True)]

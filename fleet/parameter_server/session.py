@@ -7,15 +7,15 @@ Else with ``prefetch=1`` it is asked for at once, under the compute of the batch
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fleet import env, logger
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native
+from fleet.parameter_server.announced import Announced, Gathered, Ids
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link, LocalLink, SocketLink
@@ -23,20 +23,6 @@ from fleet.parameter_server.service import Service
 from fleet.parameter_server.spec import TableSpec
 from fleet.parameter_server.tables import Keys, Values
 from fleet.runtime import Runtime
-
-Ids = NDArray[np.uint64]
-
-
-class Announced:
-    """One batch whose ids are known before it is computed."""
-
-    def __init__(self, ids: dict[str, Ids], create: bool) -> None:
-        self.ids, self.create = ids, create  # table name -> uint64[n]
-        self.answer: Future[list[Pulled]] | None = None
-        self.used = False  # it was looked up: at the next push it is over
-
-    def holds(self, table: str, ids: Ids) -> bool:
-        return table in self.ids and np.array_equal(self.ids[table], ids)
 
 
 class Session:
@@ -54,7 +40,7 @@ class Session:
         self._merge_steps = int(block["merge_steps"] or 1)
         self.client = Client(_links(runtime, incarnation), self._mode, runtime.timeout_s)
         self._announced: list[Announced] = []
-        self._gradients: dict[str, list[RowGradient]] = {}  # table name -> of each backward since clear
+        self._gradients: dict[str, list[Gathered]] = {}  # table name -> of each backward since clear
         self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
         self._num_unsent, self._rate = 0, 0.0  # steps in it, learning rate of the newest
         self._warned = False
@@ -65,8 +51,8 @@ class Session:
         """Open a table on all servers."""
         return self.client.open(spec)
 
-    def announce(self, ids: dict[str, Ids], create: bool) -> None:
-        """Take the ids of a coming batch: table name -> uint64[n], repeats included."""
+    def announce(self, ids: Mapping[str, Ids | list[Ids]], create: bool) -> None:
+        """Take the ids of a coming batch: table name -> uint64[n], repeats included, or a list of its fields' ids."""
         if self._prefetch == 0 or not ids:
             return
         self._announced = [*self._announced[-1:], Announced(ids, create)]  # the batch in hand and the next
@@ -77,12 +63,12 @@ class Session:
         """Return the rows of a batch's ids; waits for them if they were announced, else asks now."""
         name = table.spec.name
         for batch in self._announced:
-            if batch.holds(name, ids):
+            place = batch.holds(name, ids)
+            if place is not None:
                 if batch.answer is None:
                     self._ask(batch)
                 batch.used = True
-                assert batch.answer is not None
-                return batch.answer.result()[list(batch.ids).index(name)]
+                return batch.rows(name, place)
         if self._announced and any(name in b.ids for b in self._announced) and not self._warned:
             self._warned = True
             logger.warning(f"table {name!r}: other ids than the loader announced are pulled on the spot, which is slower")
@@ -95,15 +81,13 @@ class Session:
         scale = 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
         if scale == 0 or not len(pulled.keys):
             return  # an empty part of a batch: computed on a borrowed sample, counts nothing
-        merged = np.empty((len(pulled.keys), table.spec.dim), dtype=np.float32)
         # Merged per key, weighted by the trainer's share; the server refuses NaN and infinity, with the table's name.
-        if bags is None:
-            self.core.merge(gradient, pulled.inverse, scale, merged)
-        else:
-            merged.fill(0)
-            self.core.unpool(gradient, pulled.inverse, *bags, merged)
-            merged *= np.float32(scale)
-        self._gradients.setdefault(table.spec.name, []).append(RowGradient(pulled.keys, pulled.counts, merged))
+        parts = self._gradients.setdefault(table.spec.name, [])
+        gathered = next((part for part in parts if part.takes(pulled, scale)), None)
+        if gathered is None:
+            gathered = Gathered(self.core, pulled, scale)
+            parts.append(gathered)
+        gathered.add(pulled, gradient, bags)
 
     def push(self, learning_rate: float) -> None:
         """Push the gradients in hand as one step (half_async: with those of the steps before), and ask for the announced batch.
@@ -112,7 +96,7 @@ class Session:
             PeerLost, TableError: an earlier push failed; the job cannot go on.
         """
         for name, parts in self._gradients.items():
-            self._unsent.setdefault(name, []).extend(parts)
+            self._unsent.setdefault(name, []).extend(part.close() for part in parts)
         self._num_unsent, self._rate = self._num_unsent + 1, learning_rate
         if self._num_unsent == self._merge_steps:
             self._send()
