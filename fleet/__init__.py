@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet import data, errors, metrics, parameter_server
     from fleet.checkpoint import Checkpointer
+    from fleet.parameter_server.export import export
     from fleet.progress import log
     from fleet.runtime import (
         all_gather,
@@ -43,6 +44,7 @@ _HOME = {
     "distributed_loader": "training",
     "distributed_model": "training",
     "distributed_optimizer": "training",
+    "export": "parameter_server.export",
     "init": "runtime",
     "is_initialized": "runtime",
     "is_server": "runtime",
@@ -68,6 +70,7 @@ __all__ = [
     "distributed_model",
     "distributed_optimizer",
     "errors",
+    "export",
     "init",
     "is_initialized",
     "is_server",

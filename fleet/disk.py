@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import zlib
@@ -31,6 +32,11 @@ def save_paddle(state: Any, path: str) -> None:
         _sync(path)
 
 
+def sync(path: str) -> None:
+    """Make a file that somebody else wrote durable."""
+    _sync(path)
+
+
 def sync_directory(path: str) -> None:
     """Make the names in a directory durable."""
     _sync(path)
@@ -43,6 +49,11 @@ def checksum(path: str) -> list[int]:
         while block := file.read(1 << 20):
             size, crc = size + len(block), zlib.crc32(block, crc)
     return [size, crc]
+
+
+def json_checksum(value: Any) -> int:
+    """Return the crc32 of a value's JSON, whatever the order and the spaces of the text it came from."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def read_paddle(path: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Parameter-server training: tables on servers, rows pulled and gradients pushed.
+"""Parameter-server training: tables on servers, rows pulled and gradients pushed; and what reads them without servers.
 
-The layer is loaded on first use: a server imports this package too, and must not import Paddle.
+Names are loaded on first use: a server imports this package too, and must not import Paddle.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fleet.parameter_server.embedding import Embedding
+    from fleet.parameter_server.frozen import Frozen
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "Frozen"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from fleet.parameter_server.embedding import Embedding
 
         return Embedding
+    if name == "Frozen":
+        from fleet.parameter_server.frozen import Frozen
+
+        return Frozen
     raise AttributeError(f"module 'fleet.parameter_server' has no attribute {name!r}")

@@ -122,6 +122,23 @@ def merge_pushes(
     Keys come in order of first appearance. The result is the same bits for the same list.
     """
 
+def frozen_read(
+    ids: NDArray[np.uint64],
+    out: NDArray[np.float32],
+    index: NDArray[np.uint64],
+    keys: NDArray[np.uint64],
+    rows: NDArray[np.float32] | NDArray[np.uint16],
+    dtype: Literal["float32", "float16", "bfloat16"],
+    salt: int,
+) -> NDArray[np.int64]:
+    """Write the rows of ``ids[n]`` to ``out[n, dim]`` from a table of ``docs/export.md``; return the positions without a row.
+
+    ``rows`` are ``float32[m, dim]`` or, as ``uint16[m, dim]``, the bits of 16-bit floats. Positions without a row are not written.
+
+    Raises:
+        ValueError: shapes that do not fit, or an index that points outside the table.
+    """
+
 def flush_denormals() -> bool:
     """Read and write denormals as zero in the calling thread; False where the CPU has no such switch."""
 

@@ -16,6 +16,7 @@
 #include "bind_pool.h"
 #include "bind_table.h"
 #include "denormals.h"
+#include "frozen.h"
 #include "kernels.h"
 #include "mix.h"
 #include "pages.h"
@@ -183,6 +184,44 @@ py::tuple merge_pushes_of(const py::list& list) {
   return py::make_tuple(all_keys, sums);
 }
 
+// Rows come as float32, or as the bits of 16-bit floats.
+py::array frozen_read(const py::handle& ids_, const py::handle& out_, const py::handle& index_, const py::handle& keys_,
+                      const py::handle& rows_, const std::string& dtype, uint64_t salt) {
+  if (dtype != "float32" && dtype != "float16" && dtype != "bfloat16") {
+    throw py::value_error("dtype must be float32, float16 or bfloat16, got " + dtype);
+  }
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const py::array index = take<uint64_t>(index_, "index", {kAny});
+  const py::array keys = take<uint64_t>(keys_, "keys", {kAny});
+  const bool wide = dtype == "float32";
+  const py::array rows = wide ? take<float>(rows_, "rows", {keys.shape(0), kAny}) : take<uint16_t>(rows_, "rows", {keys.shape(0), kAny});
+  py::array result = take<float>(out_, "out", {ids.shape(0), rows.shape(1)}, true);
+  FrozenTable table;
+  while (table.bits < 40 && (py::ssize_t{1} << table.bits) + 1 < index.shape(0)) ++table.bits;
+  if ((py::ssize_t{1} << table.bits) + 1 != index.shape(0)) throw py::value_error("index must have 2^bits + 1 entries");
+  table.index = in<uint64_t>(index);
+  table.keys = in<uint64_t>(keys);
+  table.rows = rows.data();
+  table.num_rows = static_cast<size_t>(keys.shape(0));
+  table.dim = static_cast<size_t>(rows.shape(1));
+  table.dtype = wide ? FrozenDtype::kFloat32 : dtype == "float16" ? FrozenDtype::kFloat16 : FrozenDtype::kBfloat16;
+  table.salt = salt;
+  const auto count = static_cast<size_t>(ids.shape(0));
+  const uint64_t* from = in<uint64_t>(ids);
+  float* to = out<float>(result);
+  std::vector<int64_t> missing(count);
+  size_t num_missing = 0;
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = read_frozen(table, from, count, to, missing.data(), &num_missing);
+  }
+  raise_if(status);
+  py::array places = fresh<int64_t>({static_cast<py::ssize_t>(num_missing)});
+  std::copy_n(missing.begin(), num_missing, out<int64_t>(places));
+  return places;
+}
+
 void set_simd(const std::string& name) {
   if (name == "auto") {
     choose_kernels(*kernels_of(best_simd()));
@@ -223,6 +262,8 @@ PYBIND11_MODULE(_core, module) {
   module.def("expand", &expand, py::arg("rows"), py::arg("inverse"), py::arg("out"));
   module.def("merge", &merge, py::arg("grads"), py::arg("inverse"), py::arg("scale"), py::arg("out"));
   module.def("merge_pushes", &merge_pushes_of, py::arg("pushes"));
+  module.def("frozen_read", &frozen_read, py::arg("ids"), py::arg("out"), py::arg("index"), py::arg("keys"), py::arg("rows"),
+             py::arg("dtype"), py::arg("salt"));
   module.def("flush_denormals", &flush_denormals, "Flush denormals to zero in the calling thread.");
   module.def("core_info", &core_info);
   module.def("set_simd", &set_simd, py::arg("level"));

@@ -1,0 +1,210 @@
+"""Tables that are only read: one file a table, made from a snapshot. ``frozen.py`` reads them, ``docs/export.md`` describes them.
+
+Rows lie in the order of the hash of their key, so the same rows give the same bytes, whichever servers they came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet import disk
+from fleet.errors import SnapshotError
+from fleet.parameter_server import snapshot
+from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # ours -> safetensors'
+CHUNK_BYTES = 64 << 20  # of rows sorted at once: bounds the memory, whatever the size of the table
+ROWS_PER_BUCKET = 4  # at least, on average, and below twice as many: their keys lie in one or two cache lines
+
+U64 = NDArray[np.uint64]
+
+
+class Chunk(NamedTuple):
+    """Rows of a few neighbouring shards, in the order of their hash."""
+
+    hashes: U64
+    keys: U64
+    rows: NDArray[np.float32]
+
+
+def freeze(source: str, directory: str, dtype: str) -> dict[str, Any]:
+    """Write every table of the snapshot at ``source`` below ``directory``; return what the manifest says of them, by name.
+
+    Args:
+        dtype: of the rows: float32, float16 or bfloat16 (rounded to nearest).
+
+    Raises:
+        SnapshotError: the snapshot is missing or damaged.
+        OSError: the disk refused.
+    """
+    os.makedirs(directory, exist_ok=True)
+    found = {}
+    for name, table in snapshot.read_manifest(source)["tables"].items():
+        file = f"{quote(name, safe='')}.safetensors"
+        spec = TableSpec.from_json(table["spec"])
+        about = _write(os.path.join(directory, file), spec, source, table["files"], dtype)
+        found[name] = {"spec": spec.to_json(), "file": f"tables/{file}", "dtype": dtype, **about}
+    disk.sync_directory(directory)
+    return found
+
+
+def hash_of(keys: U64, salt: int) -> U64:
+    """Return the hash that decides where a key lies (core/mix.h): one to one, so that its order is an order of keys."""
+    x: U64 = keys ^ np.uint64(salt)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x ^= x >> np.uint64(33)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(33)
+    return x
+
+
+def to_16_bits(rows: NDArray[np.float32], dtype: str) -> NDArray[np.uint16]:
+    """Return the bits of ``rows`` as 16-bit floats, rounded to nearest, ties to even."""
+    if dtype == "float16":
+        with np.errstate(over="ignore"):  # beyond 65504: infinity, as Paddle's cast says
+            return rows.astype(np.float16).view(np.uint16)
+    wide = np.ascontiguousarray(rows).view(np.uint32)
+    half = np.uint32(0x7FFF) + ((wide >> np.uint32(16)) & np.uint32(1))
+    rounded: NDArray[np.uint16] = ((wide + half) >> np.uint32(16)).astype(np.uint16)
+    rounded[np.isnan(rows)] = 0x7FC0
+    return rounded
+
+
+def _write(path: str, spec: TableSpec, source: str, parts: list[Mapping[str, Any]], dtype: str) -> dict[str, Any]:
+    n = sum(int(part["rows"]) for part in parts)
+    bits = max(0, (n // ROWS_PER_BUCKET).bit_length() - 1)
+    counts = np.zeros(1 << bits, dtype=np.uint64)
+    sizes = {"index": 8 * (len(counts) + 1), "keys": 8 * n, "rows": n * spec.dim * (4 if dtype == "float32" else 2)}
+    shapes = {"index": ("U64", [len(counts) + 1]), "keys": ("U64", [n]), "rows": (DTYPES[dtype], [n, spec.dim])}
+    head = _header(shapes, sizes, {"format": "fleet frozen 1", "salt": str(spec.salt), "bits": str(bits)})
+    at = dict(zip(sizes, np.cumsum([len(head), *sizes.values()]).tolist(), strict=False))
+    crc = dict.fromkeys(sizes, 0)
+
+    def put(file: BinaryIO, tensor: str, array: NDArray[Any]) -> None:
+        data = np.ascontiguousarray(array).data.cast("B") if array.size else b""
+        file.seek(at[tensor])
+        file.write(data)
+        at[tensor] += len(data)
+        crc[tensor] = zlib.crc32(data, crc[tensor])
+
+    with open(path, "wb") as file:
+        file.write(head)
+        for chunk in _chunks(spec, source, parts):
+            put(file, "keys", chunk.keys)
+            put(file, "rows", chunk.rows if dtype == "float32" else to_16_bits(chunk.rows, dtype))
+            if len(chunk.keys):
+                buckets = (chunk.hashes >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(chunk.keys), np.int64)
+                low = int(buckets[0])  # sorted
+                many = np.bincount(buckets - low).astype(np.uint64)
+                counts[low : low + len(many)] += many
+        put(file, "index", np.concatenate([np.zeros(1, np.uint64), np.cumsum(counts, dtype=np.uint64)]))
+        file.truncate(len(head) + sum(sizes.values()))
+        file.flush()
+        os.fsync(file.fileno())
+    return {"rows": n, "bytes": len(head) + sum(sizes.values()), "checksums": crc}
+
+
+def _header(shapes: dict[str, tuple[str, list[int]]], sizes: dict[str, int], metadata: dict[str, str]) -> bytes:
+    """Return the first bytes of a safetensors file, padded so that the data begins at a multiple of 64."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    begin = 0
+    for name, (kind, shape) in shapes.items():
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, begin + sizes[name]]}
+        begin += sizes[name]
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _chunks(spec: TableSpec, source: str, parts: list[Mapping[str, Any]]) -> Iterator[Chunk]:
+    """Yield a table's rows in the order of their hash: parts hold ranges of shards, and the shard is the hash's top bits."""
+    most = max(1, CHUNK_BYTES // (4 * spec.dim + 16))
+    for part in sorted(parts, key=lambda p: int(p["shards"][0])):
+        path = os.path.join(source, part["file"])
+        tensors = read_safetensors(path)
+        _check(tensors, part, spec, path)
+        keys, weights = tensors["keys"], tensors["weights"]
+        starts = _starts_of_shards(keys, spec.salt)
+        start = 0
+        while start < len(keys):
+            # As many whole shards as fit; one shard that is larger than that is taken whole.
+            stop = int(starts[np.searchsorted(starts, start + most, side="right") - 1])
+            if stop <= start:
+                stop = int(starts[np.searchsorted(starts, start, side="right")])
+            hashes = hash_of(keys[start:stop], spec.salt)
+            order = np.argsort(hashes)
+            yield Chunk(hashes[order], keys[start:stop][order], weights[start:stop][order])
+            start = stop
+
+
+def _starts_of_shards(keys: U64, salt: int) -> NDArray[np.int64]:
+    """Return where each shard begins in keys that are sorted by shard, and their end: int64[1025], by 1024 binary searches."""
+    shards = np.arange(NUM_SHARDS + 1, dtype=np.uint64)
+    low, high = np.zeros(len(shards), np.int64), np.full(len(shards), len(keys), np.int64)
+    while (low < high).any():
+        middle = (low + high) // 2
+        below = hash_of(keys[np.minimum(middle, len(keys) - 1)], salt) >> np.uint64(54) < shards
+        low, high = np.where((low < high) & below, middle + 1, low), np.where((low < high) & ~below, middle, high)
+    return low
+
+
+def read_safetensors(path: str) -> dict[str, NDArray[Any]]:
+    """Map the tensors of a safetensors file; bfloat16 and float16 come as the bits, uint16.
+
+    Raises:
+        SnapshotError: the file is missing, cut off, or none of this kind.
+    """
+    fix = "write it again; copy the files again if they were copied"
+    kinds = {"U64": np.uint64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16, "U16": np.uint16, "U32": np.uint32}
+    found: dict[str, NDArray[Any]] = {}
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+            head = json.loads(file.read(min(length, size)))
+        for name, about in head.items():
+            if name == "__metadata__":
+                continue
+            begin, end = about["data_offsets"]
+            kind, shape = np.dtype(kinds[about["dtype"]]), tuple(int(x) for x in about["shape"])
+            if end - begin != kind.itemsize * int(np.prod(shape)) or not 0 <= begin <= end <= size - 8 - length or min(shape) < 0:
+                raise SnapshotError(f"tensor {name!r} does not fit the file of {size} bytes", at=path, fix=fix)
+            empty = begin == end  # nothing to map
+            found[name] = np.zeros(shape, kind) if empty else np.memmap(path, kind, "r", 8 + length + begin, shape)
+    except OSError as error:
+        raise SnapshotError(f"cannot read a table: {error.strerror}", at=path, fix=fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SnapshotError(f"not a file of a table: {error!r}", at=path, fix=fix) from None
+    return found
+
+
+def _check(tensors: Mapping[str, NDArray[Any]], part: Mapping[str, Any], spec: TableSpec, path: str) -> None:
+    n = int(part["rows"])
+    if [tensors[t].shape for t in ("keys", "weights") if t in tensors] != [(n,), (n, spec.dim)]:
+        fix = "take the snapshot before this one"
+        raise SnapshotError(f"the file does not hold {n} rows of dim {spec.dim} of table {spec.name!r}", at=path, fix=fix)
+    for name in ("keys", "weights"):
+        check_crc(name, tensors[name], part["checksums"], path)
+
+
+def check_crc(name: str, tensor: NDArray[Any], checksums: Mapping[str, int], path: str) -> None:
+    """Compare a tensor with the CRC-32 that a manifest gives for it.
+
+    Raises:
+        SnapshotError: it differs.
+    """
+    crc = 0
+    rows = max(1, (4 << 20) // max(1, tensor.nbytes // max(1, len(tensor))))
+    for start in range(0, len(tensor), rows):
+        crc = zlib.crc32(np.ascontiguousarray(tensor[start : start + rows]).data.cast("B"), crc)
+    if crc != checksums[name]:
+        fix = "write it again; copy the files again if they were copied"
+        raise SnapshotError(f"tensor {name!r} is damaged: its checksum differs from the manifest's", at=path, fix=fix)
