@@ -30,7 +30,7 @@ ARROWS: dict[str, str] = {
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "env errors group runtime collective.strategies",
-    "parameter_server": "disk env errors logger paddle_wheel recovery runtime parameter_server.block "
+    "parameter_server": "disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
                         "parameter_server.row_optimizer",
     "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
@@ -51,7 +51,8 @@ ARROWS: dict[str, str] = {
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.
 PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "disk", "parameter_server"}
-PADDLE_ON_IMPORT = {"fleet.parameter_server.embedding", "fleet.parameter_server.pooling"}  # a layer is a subclass
+# A layer is a subclass; whoever wants one has Paddle.
+PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "pooling", "program")}
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.mode",

@@ -66,3 +66,4 @@ with paddle.no_grad():
         labels.append(batch["label"].numpy())
 reached = fleet.metrics.auc(scores, labels)
 print(f"AUC {reached:.4f}, {rate:.0f} examples/s; the best possible AUC here is {possible:.4f}")
+fleet.export(model, f"{args.data}/served", input_spec=[batch["ids"], batch["dense"]])  # for infer.py

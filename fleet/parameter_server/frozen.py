@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from fleet import disk, paddle_wheel
 from fleet.errors import ConfigError, SnapshotError
-from fleet.parameter_server import freeze, ids, native, structure
+from fleet.parameter_server import freeze, native, structure
+from fleet.parameter_server.lookup import Reader, array_of
 from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server.tables import Keys, Values
 
 FORMAT = "fleet export 1"
 MANIFEST = "manifest.json"
@@ -36,17 +38,33 @@ class FrozenTable:
         if os.path.getsize(self.path) != about["bytes"] or tensors["keys"].shape != (self.num_rows,):
             raise SnapshotError("the table is not the one that the manifest names", at=self.path, fix=AGAIN)
         self._unseen = self.spec.make(self._core)  # empty: it knows what an id without a row reads as
-        self._salt = self.spec.salt
+        self._salt, self._plain = self.spec.salt, self._reader(None, None)
 
-    def rows(self, wanted: Any) -> NDArray[np.float32]:
+    def rows(self, ids: Any) -> Values:
         """Return the rows of ids of any shape: ``int64[...]`` -> ``float32[..., dim]``; an id without a row reads as in ``eval()``.
 
         Raises:
             TableError: an id is negative, no integer, or outside the vocabulary.
             SnapshotError: the file is damaged.
         """
-        given = np.asarray(wanted)
-        keys = ids.flat(given, self.spec.vocabulary, self.spec.name)
+        asked = self._plain.read(ids)
+        return self.read(asked.ids).reshape(*asked.shape, self.spec.dim)
+
+    def look_up(self, about: Mapping[str, Any], ids: Any, lengths: Any, weights: Any) -> Values:
+        """Return what the model's Embedding answered: rows, or with pooling one for each bag."""
+        reader = self._reader(about["pooling"], about["padding_id"])
+        asked = reader.read(ids, lengths)
+        each = None if weights is None else reader.weights(weights, asked)
+        rows = self.read(asked.ids)
+        if asked.lengths is not None or each is not None:
+            out = np.empty((int(np.prod(asked.shape, dtype=np.int64)), self.spec.dim), dtype=np.float32)
+            places = np.arange(len(rows), dtype=np.uint32)
+            self._core.pool(rows, places, asked.lengths, each, about["pooling"] or "sum", out)
+            rows = out
+        return rows.reshape(*asked.shape, self.spec.dim)
+
+    def read(self, keys: Keys) -> Values:
+        """Return the rows of keys, ``float32[n, dim]``."""
         out = np.empty((len(keys), self.spec.dim), dtype=np.float32)
         t = self._tensors
         try:
@@ -57,7 +75,10 @@ class FrozenTable:
             initial = np.empty((len(missing), self.spec.dim), dtype=np.float32)
             self._unseen.pull(keys[missing], initial, False)
             out[missing] = initial
-        return out.reshape(*given.shape, self.spec.dim)
+        return out
+
+    def _reader(self, pooling: str | None, padding: int | None) -> Reader:
+        return Reader(f"table {self.spec.name!r}", self.spec.vocabulary, self.spec.dim, pooling, padding)
 
     def verify(self) -> None:
         """Read the whole table and compare it with its checksums.
@@ -119,21 +140,21 @@ class Frozen:
         import paddle
 
         given = structure.flatten(self._manifest["structure"], list(inputs), "inputs of the model")
-        arrays = [g.numpy() if isinstance(g, paddle.Tensor) else np.asarray(g) for g in given]
+        arrays = [array_of(g) for g in given]
         fed = [_as_input(a, about) for a, about in zip(arrays, self._manifest["inputs"], strict=True)]
         with paddle.no_grad():
-            ids = self._ids(fed)
-            looked_up = self._manifest["look_ups"]
-            sources = [arrays[w["input"]] if w["input"] is not None else ids[w["computed"]] for w in looked_up]
-            fed += [self.tables[w["table"]].rows(source) for w, source in zip(looked_up, sources, strict=True)]
+            arrays += self._computed(fed)  # look-ups take inputs as given: uint64 ids stay what they are
+            for about in self._manifest["look_ups"]:
+                ids, lengths, weights = (None if about[n] is None else arrays[about[n]] for n in ("ids", "lengths", "weights"))
+                fed.append(self.tables[about["table"]].look_up(about, ids, lengths, weights))
             return self._run("dense", fed)
 
-    def _ids(self, fed: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the ids that the model computes from its inputs."""
+    def _computed(self, fed: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return what look-ups take that the model computes from its inputs."""
         if not self._manifest["programs"]["ids"]:
             return []
         found = self._run("ids", fed)
-        return [ids.numpy() for ids in (found if isinstance(found, (list, tuple)) else [found])]
+        return [value.numpy() for value in (found if isinstance(found, (list, tuple)) else [found])]
 
     def _run(self, name: str, fed: list[NDArray[Any]]) -> Any:
         import paddle
@@ -191,4 +212,4 @@ def _as_input(given: NDArray[Any], about: Mapping[str, Any]) -> NDArray[Any]:
     if not np.can_cast(given.dtype, dtype, "same_kind"):
         fix = "cast it first"
         raise ConfigError(f"{name} is {given.dtype}, the export takes {dtype}", at="Frozen()", fix=fix)
-    return np.ascontiguousarray(given, dtype=dtype)  # uint64 ids of 2**63 and more turn negative here; look-ups take them as given
+    return np.ascontiguousarray(given, dtype=dtype)  # 2**63 and more turn negative: an id is never read from here

@@ -22,11 +22,14 @@ AT = "fleet.export()"
 
 
 class LookUp(NamedTuple):
-    """One call of an Embedding in the model's forward."""
+    """One call of an Embedding in the model's forward. A source is the number of an input, or, counting on, of an output of ``ids``."""
 
     table: str
-    input: int | None  # the input that holds the ids
-    computed: int | None  # else: the output of the program ``ids``
+    ids: int
+    lengths: int | None
+    weights: int | None
+    pooling: str | None
+    padding_id: int | None
 
 
 class Inputs(NamedTuple):
@@ -48,8 +51,8 @@ class _StandIn(paddle.nn.Layer):  # type: ignore[misc]
     """What an Embedding is while its model is traced; ``_trace`` answers."""
 
     @paddle.jit.not_to_static  # type: ignore[untyped-decorator]
-    def forward(self, x: Any) -> Any:
-        return self._trace(self, x)
+    def forward(self, x: Any, lengths: Any = None, weights: Any = None) -> Any:
+        return self._trace(self, x, lengths, weights)
 
 
 class _Trace(paddle.nn.Layer):  # type: ignore[misc]
@@ -88,30 +91,37 @@ class _Trace(paddle.nn.Layer):  # type: ignore[misc]
 
 
 class _Ids(_Trace):
-    """Inputs to the ids of look-ups that are not inputs themselves."""
+    """Inputs to what look-ups are given, where that is not one of the inputs as it is."""
 
     @paddle.jit.not_to_static  # type: ignore[untyped-decorator]
     def _begin(self, inputs: Any) -> Any:
         arguments = super()._begin(inputs)
-        self.asked: list[tuple[str, Any, int | None, list[int]]] = []
-        self._rows: list[Any] = []
+        self.look_ups: list[LookUp] = []
+        self.rows: list[Any] = []
+        self.computed: list[Any] = []
         return arguments
 
     @paddle.jit.not_to_static  # type: ignore[untyped-decorator]
     def _end(self, outputs: Any) -> Any:
-        ids = [x for _, x, source, _ in self.asked if source is None]
-        if any(_reaches(x, row) for x in ids for row in self._rows):
-            what = "the ids of a look-up are computed from the rows of another one"
-            raise ConfigError(what, at=AT, fix="compute them outside the model and give them as an input")
-        return super()._end(ids or self._leaves[:1])  # a program has an output
+        self.circular = any(_reaches(x, row) for x in self.computed for row in self.rows)  # raised later: Paddle takes errors apart
+        return super()._end(self.computed or self._leaves[:1])  # a program has an output
 
-    def look_up(self, layer: Any, x: Any) -> Any:
-        """Note the ids; answer something of the rows' shape."""
-        source = next((i for i, leaf in enumerate(self._leaves) if leaf is x), None)
-        shape = [int(n) for n in x.shape]
-        self.asked.append((layer.table_name, x, source, [*shape, layer.dim]))
-        self._rows.append(paddle.tile(paddle.cast(x, "float32").unsqueeze(-1), [1] * len(shape) + [layer.dim]))
-        return self._rows[-1]
+    def look_up(self, layer: Any, x: Any, lengths: Any, weights: Any) -> Any:
+        """Note what is asked for; answer something of the result's shape."""
+        sources = [self._source(x), *(None if v is None else self._source(v) for v in (lengths, weights))]
+        self.look_ups.append(LookUp(layer.table_name, *sources, layer.pooling, layer.padding_id))  # type: ignore[arg-type]
+        like = paddle.cast(x if lengths is None else lengths, "float32")
+        if lengths is None and layer.pooling is not None:
+            like = like.sum(axis=-1)
+        self.rows.append(paddle.tile(like.unsqueeze(-1), [1] * len(like.shape) + [layer.dim]))
+        return self.rows[-1]
+
+    def _source(self, value: Any) -> int:
+        for i, leaf in enumerate([*self._leaves, *self.computed]):
+            if leaf is value:
+                return i
+        self.computed.append(value)
+        return len(self._leaves) + len(self.computed) - 1
 
 
 class _Dense(_Trace):
@@ -123,7 +133,7 @@ class _Dense(_Trace):
         self._rows = list(rows)
         return arguments
 
-    def look_up(self, layer: Any, x: Any) -> Any:
+    def look_up(self, layer: Any, *_: Any) -> Any:
         """Answer the next input of rows: the calls come in the order of the first trace."""
         return self._rows.pop(0)
 
@@ -167,19 +177,18 @@ def save(model: Any, path: str, inputs: Inputs) -> Programs:
     with _without_look_ups(model):
         ids = _Ids(model, inputs.structure, inputs.specs)
         _trace(ids)
-        asked = [(table, source, shape) for table, _, source, shape in ids.asked]
-        computes = any(source is None for _, source, _ in asked)
-        if computes:
+        if ids.circular:
+            what = "the ids of a look-up are computed from the rows of another one"
+            raise ConfigError(what, at=AT, fix="compute them outside the model and give them as an input")
+        if ids.computed:
             _save(ids, f"{path}/ids")
-        rows = [InputSpec([None if n < 0 else n for n in shape], "float32", f"rows_{i}") for i, (_, _, shape) in enumerate(asked)]
+        rows = [InputSpec([None if n < 0 else n for n in row.shape], "float32", f"rows_{i}") for i, row in enumerate(ids.rows)]
         first = len(inputs.specs)
         nest = [inputs.structure, list(range(first, first + len(rows)))]
         dense = _Dense(model, nest, [*inputs.specs, *rows])
         _trace(dense)
         _save(dense, f"{path}/dense")
-    number = iter(range(len(asked)))
-    look_ups = [LookUp(table, source, next(number) if source is None else None) for table, source, _ in asked]
-    return Programs(look_ups, ids.used if computes else [], dense.used)
+    return Programs(ids.look_ups, ids.used if ids.computed else [], dense.used)
 
 
 def _trace(layer: _Trace) -> None:
@@ -226,8 +235,6 @@ def _tracing(trace: _Trace) -> Iterator[None]:
             layer.__dict__["_trace"] = trace.look_up
     try:
         yield
-    except ConfigError:
-        raise
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ConfigError(
