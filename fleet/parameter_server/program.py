@@ -22,7 +22,7 @@ AT = "fleet.export()"
 
 
 class LookUp(NamedTuple):
-    """One call of an Embedding in the model's forward. A source is the number of an input, or, counting on, of an output of ``ids``."""
+    """One call of an Embedding in the model's forward, and the numbers of what it is given: inputs, then outputs of ``ids``."""
 
     table: str
     ids: int
@@ -97,31 +97,35 @@ class _Ids(_Trace):
     def _begin(self, inputs: Any) -> Any:
         arguments = super()._begin(inputs)
         self.look_ups: list[LookUp] = []
-        self.rows: list[Any] = []
-        self.computed: list[Any] = []
+        self.shapes: list[list[int]] = []  # of the results; -1: any
+        self.num_computed = 0
+        self._rows: list[Any] = []  # these two live as long as the program: shapes are noted, as reading one later ends the process
+        self._computed: list[Any] = []
         return arguments
 
     @paddle.jit.not_to_static  # type: ignore[untyped-decorator]
     def _end(self, outputs: Any) -> Any:
-        self.circular = any(_reaches(x, row) for x in self.computed for row in self.rows)  # raised later: Paddle takes errors apart
-        return super()._end(self.computed or self._leaves[:1])  # a program has an output
+        self.circular = any(_reaches(x, row) for x in self._computed for row in self._rows)  # raised later: not through Paddle
+        self.num_computed = len(self._computed)
+        return super()._end(self._computed or self._leaves[:1])  # a program has an output
 
     def look_up(self, layer: Any, x: Any, lengths: Any, weights: Any) -> Any:
         """Note what is asked for; answer something of the result's shape."""
-        sources = [self._source(x), *(None if v is None else self._source(v) for v in (lengths, weights))]
-        self.look_ups.append(LookUp(layer.table_name, *sources, layer.pooling, layer.padding_id))  # type: ignore[arg-type]
+        bags, each = (None if value is None else self._source(value) for value in (lengths, weights))
+        self.look_ups.append(LookUp(layer.table_name, self._source(x), bags, each, layer.pooling, layer.padding_id))
         like = paddle.cast(x if lengths is None else lengths, "float32")
         if lengths is None and layer.pooling is not None:
             like = like.sum(axis=-1)
-        self.rows.append(paddle.tile(like.unsqueeze(-1), [1] * len(like.shape) + [layer.dim]))
-        return self.rows[-1]
+        self._rows.append(paddle.tile(like.unsqueeze(-1), [1] * len(like.shape) + [layer.dim]))
+        self.shapes.append([int(n) for n in self._rows[-1].shape])
+        return self._rows[-1]
 
     def _source(self, value: Any) -> int:
-        for i, leaf in enumerate([*self._leaves, *self.computed]):
+        for i, leaf in enumerate([*self._leaves, *self._computed]):
             if leaf is value:
                 return i
-        self.computed.append(value)
-        return len(self._leaves) + len(self.computed) - 1
+        self._computed.append(value)
+        return len(self._leaves) + len(self._computed) - 1
 
 
 class _Dense(_Trace):
@@ -180,15 +184,15 @@ def save(model: Any, path: str, inputs: Inputs) -> Programs:
         if ids.circular:
             what = "the ids of a look-up are computed from the rows of another one"
             raise ConfigError(what, at=AT, fix="compute them outside the model and give them as an input")
-        if ids.computed:
+        if ids.num_computed:
             _save(ids, f"{path}/ids")
-        rows = [InputSpec([None if n < 0 else n for n in row.shape], "float32", f"rows_{i}") for i, row in enumerate(ids.rows)]
+        rows = [InputSpec([None if n < 0 else n for n in shape], "float32", f"rows_{i}") for i, shape in enumerate(ids.shapes)]
         first = len(inputs.specs)
         nest = [inputs.structure, list(range(first, first + len(rows)))]
         dense = _Dense(model, nest, [*inputs.specs, *rows])
         _trace(dense)
         _save(dense, f"{path}/dense")
-    return Programs(ids.look_ups, ids.used if ids.computed else [], dense.used)
+    return Programs(ids.look_ups, ids.used if ids.num_computed else [], dense.used)
 
 
 def _trace(layer: _Trace) -> None:
