@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet import env, runtime
+from fleet.data.generators import MultiSlotDataGenerator, MultiSlotStringDataGenerator
 from fleet.errors import ConfigError
 
 
@@ -39,6 +40,8 @@ def run_server() -> None:
 
 
 _OURS: dict[str, Any] = {
+    "MultiSlotDataGenerator": MultiSlotDataGenerator,
+    "MultiSlotStringDataGenerator": MultiSlotStringDataGenerator,
     "PaddleCloudRoleMaker": PaddleCloudRoleMaker,
     "barrier_worker": runtime.barrier,
     "init_server": init_server,
@@ -60,7 +63,7 @@ _OURS: dict[str, Any] = {
 
 _STATIC = "it belongs to the static graph; write the model in dynamic graph and use fleet.distributed_model and _optimizer"
 _HYBRID = "model parallelism is not what fleet does; use paddle.distributed.fleet for it"
-_DATA = "use fleet.data (Criteo reader, ArrayLoader) or a paddle.io.Dataset with fleet.distributed_loader"
+_DATA = "use fleet.data (FileLoader with MultiSlot, ArrayLoader) or a paddle.io.Dataset with fleet.distributed_loader"
 _SAVE = "use fleet.save(model, path), fleet.load, or fleet.Checkpointer"
 _LATER = "it comes in a later version of fleet"
 _INTERNAL = "it is internal to Paddle; nothing of fleet needs it"
@@ -70,7 +73,7 @@ _INSTEAD: dict[str, str] = {
     **dict.fromkeys(["get_fl_client", "init_coordinator", "is_coordinator", "make_fl_strategy"], "federated learning is not here"),
     **dict.fromkeys(["CommunicateTopology", "HybridCommunicateGroup", "get_hybrid_communicate_group", "meta_parallel",
                      "get_hybrid_parallel_topology", "layers", "auto", "elastic"], _HYBRID),
-    **dict.fromkeys(["MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "InMemoryDataset", "QueueDataset", "DatasetBase",
+    **dict.fromkeys(["InMemoryDataset", "QueueDataset", "DatasetBase",
                      "BoxPSDataset", "FileInstantDataset", "data_generator", "dataset"], _DATA),
     **dict.fromkeys(["save_persistables", "save_inference_model", "save_dense_params", "save_one_table", "save_cache_model",
                      "save_cache_table", "load_model", "load_one_table", "load_inference_model"], _SAVE),

@@ -44,7 +44,7 @@ ARROWS: dict[str, str] = {
     # The only one that knows both wings.
     "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",
-    "paddle_names": "env errors runtime parameter_server",
+    "paddle_names": "data env errors runtime parameter_server",
     "face": "*",  # fleet/__init__.py: names and their homes, loaded on first use; others take __version__ from it
     "launch": "face env errors logger config recovery",
 }  # fmt: skip

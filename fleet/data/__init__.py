@@ -11,18 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet.data.arrays import ArrayLoader
     from fleet.data.batch_sampler import DistributedBatchSampler
+    from fleet.data.file_loader import FileLoader
+    from fleet.data.format import TextFormat
+    from fleet.data.generators import MultiSlotDataGenerator, MultiSlotStringDataGenerator
+    from fleet.data.libffm import Libffm
     from fleet.data.loader import ShardedLoader
+    from fleet.data.multislot import MultiSlot
     from fleet.data.sampler import GlobalBatches, Part
+    from fleet.data.slot_value import SlotValue
+    from fleet.data.slots import Slot
 
 _HOME = {
     "ArrayLoader": "fleet.data.arrays",
     "DistributedBatchSampler": "fleet.data.batch_sampler",
+    "FileLoader": "fleet.data.file_loader",
     "GlobalBatches": "fleet.data.sampler",
+    "Libffm": "fleet.data.libffm",
+    "MultiSlot": "fleet.data.multislot",
+    "MultiSlotDataGenerator": "fleet.data.generators",
+    "MultiSlotStringDataGenerator": "fleet.data.generators",
     "Part": "fleet.data.sampler",
     "ShardedLoader": "fleet.data.loader",
+    "Slot": "fleet.data.slots",
+    "SlotValue": "fleet.data.slot_value",
+    "TextFormat": "fleet.data.format",
 }
 
-__all__ = ["ArrayLoader", "DistributedBatchSampler", "GlobalBatches", "Part", "ShardedLoader"]
+__all__ = [
+    "ArrayLoader", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "Libffm", "MultiSlot",
+    "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "Part", "ShardedLoader", "Slot", "SlotValue", "TextFormat",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from fleet.data.arrays import ArrayLoader
+from fleet.data.file_loader import FileLoader
 from fleet.data.sampler import GlobalBatches, State
 from fleet.errors import ConfigError
 
@@ -22,10 +23,11 @@ class ShardedLoader:
     Under ``no_grad`` an empty part is left out, so that an evaluation counts every sample once.
 
     Args:
-        source: an ArrayLoader, or a ``paddle.io.DataLoader`` over a map-style data set that samples by ``batch_size``,
-            ``shuffle`` and ``drop_last``. Its other settings (workers, collate_fn, ...) are kept; it is not changed.
+        source: an ArrayLoader, a FileLoader, or a ``paddle.io.DataLoader`` over a map-style data set that samples by
+            ``batch_size``, ``shuffle`` and ``drop_last``. Its other settings (workers, collate_fn, ...) are kept; it is not
+            changed.
         rank, world_size: this trainer, and how many share each batch.
-        seed: of a DataLoader's shuffles; an ArrayLoader brings its own, so that it draws the same order as alone.
+        seed: of a DataLoader's shuffles; ours bring their own, so that it draws the same order as alone.
         batch: ``"global"``: the source's batch is the global batch; ``"per_trainer"``: every trainer gets a batch of that
             size, the global batch is ``batch_size * world_size``.
         on_batch: called as ``on_batch(num_samples, num_global)`` when a batch is handed out: how many of its samples
@@ -51,8 +53,9 @@ class ShardedLoader:
         if batch not in ("global", "per_trainer"):
             what = f'batch must be "global" or "per_trainer", got {batch!r}'
             raise ConfigError(what, at="$.strategy.batch", fix="use one of the two")
-        own = isinstance(source, ArrayLoader)
-        num_samples, batch_size, shuffle, drop_last = _sampling_of_arrays(source) if own else _sampling_of_paddle(source)
+        own = isinstance(source, (ArrayLoader, FileLoader))
+        num_samples, batch_size, shuffle, drop_last = _sampling_of_ours(source) if own else _sampling_of_paddle(source)
+        stretches = world_size if batch == "per_trainer" else 1  # in which the lines of files are shared out
         self._batches = GlobalBatches(
             num_samples,
             batch_size * world_size if batch == "per_trainer" else batch_size,
@@ -61,11 +64,16 @@ class ShardedLoader:
             seed=source.seed if own else seed,
             rank=rank,
             world_size=world_size,
+            order=source.order(stretches) if isinstance(source, FileLoader) else "",
         )
         self._on_batch, self._announce = on_batch, announce
         self.after_batch: Callable[[], None] | None = None  # called when the loop comes back: the batch's body has ended
         self._indices = _Indices(self._batches)
-        self._fetch: Iterable[Any] = _ArrayBatches(source, self._indices) if own else _PaddleBatches(source, self._indices)
+        self._fetch: Iterable[Any]
+        if isinstance(source, FileLoader):
+            self._fetch = _FileBatches(source, self._indices, stretches)
+        else:
+            self._fetch = _ArrayBatches(source, self._indices) if own else _PaddleBatches(source, self._indices)
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch, the same on all trainers."""
@@ -164,6 +172,37 @@ class _ArrayBatches:
             yield self.source.batch(part.indices)
 
 
+class _FileBatches:
+    """The batches of a FileLoader at this trainer's parts of each batch, or in this trainer's stretch of the lines."""
+
+    def __init__(self, source: FileLoader, indices: _Indices, stretches: int) -> None:
+        self.source, self.indices, self.stretches = source, indices, stretches
+        if source.num_lines < stretches:
+            what = f"{source.num_lines} lines cannot be shared out over {stretches} trainers"
+            raise ConfigError(what, at=_PLACE, fix='use batch="global", or fewer trainers')
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, epoch = self.indices.batches, self.indices.epoch
+        share = batches.rank if self.stretches > 1 else 0
+        low, high = (at * self.source.num_lines // self.stretches for at in (share, share + 1))
+        for batch, num_samples in self.source.read(epoch, low, high, lambda: self._ranges(high - low)):
+            if not num_samples:
+                fix = "take the bad lines out of the files, or use a larger batch size"
+                raise ConfigError("every line of a trainer's part of a batch is bad", at=_PLACE, fix=fix)
+            yield batch
+
+    def _ranges(self, num_lines: int) -> Iterator[tuple[int, int]]:
+        batches, position = self.indices.batches, self.indices.position
+        if self.stretches == 1:
+            for part in batches.parts(self.indices.epoch, position):
+                yield int(part.indices[0]), int(part.indices[-1]) + 1
+            return
+        size = self.source.batch_size
+        for at, _ in enumerate(batches.sizes(position), position // batches.batch_size):
+            # An empty part, behind the end of this stretch, borrows the last line.
+            yield min(at * size, num_lines - 1), max(min((at + 1) * size, num_lines), 1)
+
+
 class _PaddleBatches:
     """The batches of a DataLoader with all the settings of ``source``, at this trainer's parts."""
 
@@ -185,7 +224,9 @@ class _PaddleBatches:
                 self.loader._iterator = None
 
 
-def _sampling_of_arrays(source: ArrayLoader) -> tuple[int, int, bool, bool]:
+def _sampling_of_ours(source: ArrayLoader | FileLoader) -> tuple[int, int, bool, bool]:
+    if isinstance(source, FileLoader):
+        return source.num_lines, source.batch_size, False, source.drop_last  # it shuffles by itself
     return source.num_samples, source.batch_size, source.shuffle, source.drop_last
 
 

@@ -38,6 +38,7 @@ class State(TypedDict):
     seed: int
     num_samples: int
     shuffle: bool
+    order: str
 
 
 class GlobalBatches:
@@ -51,6 +52,7 @@ class GlobalBatches:
         shuffle: a new order each epoch, drawn from (seed, epoch), or the order of the data set.
         drop_last: leave out a last batch that is not full.
         seed: the same on all trainers.
+        order: what else the order depends on, where the caller draws it: part of the state.
 
     Raises:
         ConfigError: no samples, a batch size below 1, no full batch with ``drop_last``, a rank outside its world.
@@ -61,12 +63,13 @@ class GlobalBatches:
     """
 
     def __init__(
-        self, num_samples: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, rank: int, world_size: int
-    ) -> None:
+        self, num_samples: int, batch_size: int, *, shuffle: bool, drop_last: bool, seed: int, rank: int, world_size: int,
+        order: str = "",
+    ) -> None:  # fmt: skip
         _check(num_samples, batch_size, drop_last, seed, rank, world_size)
         self.num_samples, self.batch_size = num_samples, batch_size
         self.shuffle, self.drop_last, self.seed = shuffle, drop_last, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.order = rank, world_size, order
         self._epoch, self._position = 0, 0
         self._next = (0, 0)  # epoch and position at which the next pass begins
         self._order: tuple[int, Indices | None] = (-1, None)
@@ -123,6 +126,7 @@ class GlobalBatches:
             "seed": self.seed,
             "num_samples": self.num_samples,
             "shuffle": self.shuffle,
+            "order": self.order,
         }
 
     def load(self, state: State) -> None:
@@ -135,7 +139,8 @@ class GlobalBatches:
             SnapshotError: the state belongs to other data or another seed; nothing was loaded.
         """
         mine = self.state()
-        for name in ("seed", "num_samples", "shuffle"):
+        state = {**state, "order": state.get("order", "")}
+        for name in ("seed", "num_samples", "shuffle", "order"):
             if state[name] != mine[name]:
                 raise SnapshotError(
                     f"the loader's saved position has {name}={state[name]}, this loader has {name}={mine[name]}, "

@@ -9,7 +9,8 @@ import criteo_oracle as oracle
 import pytest
 
 from fleet.data import criteo
-from fleet.data.criteo.batches import LineCount, blocks
+from fleet.data.bad_lines import LineCount
+from fleet.data.criteo.batches import blocks
 from fleet.errors import ConfigError
 
 GOOD = oracle.line() + b"\n"
@@ -58,7 +59,7 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize("num_readers", [0, 2])
 def test_a_file_of_another_format(tmp_path, num_readers):
     (tmp_path / "log.txt").write_bytes(b"2024-01-01 hello\n" * 500)
-    error = refused(tmp_path / "log.txt", "max_bad_lines=100; the first one: 1 fields", num_readers=num_readers)
+    error = refused(tmp_path / "log.txt", "max_bad_lines=100; the first one: not 40 fields", num_readers=num_readers)
     assert error.at.endswith("log.txt:1")
 
 
@@ -84,14 +85,14 @@ def test_a_damaged_gzip_file(tmp_path, damage, num_readers):
 
 @pytest.mark.parametrize("num_readers", [0, 2])
 def test_bad_lines_are_counted_and_shown_with_their_place(tmp_path, caplog, monkeypatch, num_readers):
-    monkeypatch.setattr("fleet.data.criteo.source.BLOCK_BYTES", 1000)
+    monkeypatch.setattr("fleet.data.source.BLOCK_BYTES", 1000)
     lines = [GOOD] * 40
     for number in (3, 17, 18, 39):
         lines[number] = oracle.line("7") + b"\n"
     (tmp_path / "a.txt").write_bytes(b"".join(lines))
     (tmp_path / "b.txt").write_bytes(GOOD * 5 + b"short\n")
-    count = LineCount(5)
-    kept = sum(len(block.label) for block in blocks(tmp_path, 100, num_readers, count))
+    count = LineCount(5, "Criteo")
+    kept = sum(len(block["label"]) for block in blocks(tmp_path, 100, num_readers, count))
     assert (kept, count.num_lines, count.num_bad, count.num_samples) == (41, 46, 5, 41)
     for place in ("a.txt:4", "a.txt:18", "a.txt:19", "a.txt:40", "b.txt:6"):
         assert f"{place}: left out" in caplog.text

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.data import criteo
-from fleet.data.criteo import layout, source
-from fleet.data.criteo.parse import parse
+from fleet.data import criteo, mixing, source
+from fleet.data.criteo import Criteo
 
 BUCKETS = 1009
 
@@ -64,15 +63,20 @@ NASTY = [
 ]
 
 
+def parse(text, num_buckets):
+    return Criteo(num_buckets).parse(text)
+
+
 def agree(block, text):
     ids, dense, labels, bad = oracle.parse(text, BUCKETS)
     assert block.num_bad == len(bad)
     assert [one.line for one in block.bad] == bad[:5]
     assert block.num_lines == len(oracle.lines_of(text))
-    assert block.ids.tolist() == ids and block.ids.dtype == np.int64 and block.ids.shape[1:] == (26,)
-    assert block.label.tolist() == labels and block.label.dtype == np.float32
-    assert block.dense.dtype == np.float32 and block.dense.shape[1:] == (13,)
-    np.testing.assert_allclose(block.dense, np.array(dense).reshape(-1, 13), rtol=1e-6, atol=0)
+    found = block.columns["ids"]
+    assert found.tolist() == ids and found.dtype == np.int64 and found.shape[1:] == (26,)
+    assert block.columns["label"].tolist() == labels and block.columns["label"].dtype == np.float32
+    assert block.columns["dense"].dtype == np.float32 and block.columns["dense"].shape[1:] == (13,)
+    np.testing.assert_allclose(block.columns["dense"], np.array(dense).reshape(-1, 13), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("number", range(len(NASTY)))
@@ -105,9 +109,9 @@ def test_pieces_larger_than_the_cache():
 
 def test_ids_are_what_they_always_were():
     text = oracle.line(strings={0: "68fd1e64", 1: "68fd1e64", 2: "", 25: "80e26c9b"})
-    ids = parse(text, 1_000_001).ids[0]
+    ids = parse(text, 1_000_001).columns["ids"][0]
     assert [int(ids[slot]) for slot in (0, 1, 2, 25)] == GOLDEN_IDS
-    assert layout.mix(np.zeros(1, np.uint64))[0] == 0xE220A8397B1DCDAF  # splitmix64's first number from seed 0
+    assert mixing.mix(np.zeros(1, np.uint64))[0] == 0xE220A8397B1DCDAF  # splitmix64's first number from seed 0
 
 
 GOLDEN_IDS = [567664, 440461, 2, 38665]
@@ -115,7 +119,7 @@ GOLDEN_IDS = [567664, 440461, 2, 38665]
 
 def test_numbers_keep_their_sign_and_blanks_are_zero():
     block = parse(oracle.line(integers={0: "", 1: "-3", 2: "0", 3: "1000000"}), BUCKETS)
-    assert block.dense[0, :4].tolist() == pytest.approx([0, -np.log(4), 0, np.log(1000001)], rel=1e-6)
+    assert block.columns["dense"][0, :4].tolist() == pytest.approx([0, -np.log(4), 0, np.log(1000001)], rel=1e-6)
 
 
 @pytest.mark.parametrize("zipped", [False, True])

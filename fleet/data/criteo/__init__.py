@@ -12,6 +12,9 @@ from fleet.data.criteo.batches import read
 from fleet.data.criteo.cache import locked, open_pack, pack, read_meta
 from fleet.data.criteo.generator import generate, load_planted
 from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS
+from fleet.data.criteo.parse import Criteo
 from fleet.data.criteo.planted import auc
 
-__all__ = ["NUM_DENSE", "NUM_SLOTS", "auc", "generate", "load_planted", "locked", "open_pack", "pack", "read", "read_meta"]
+__all__ = [
+    "NUM_DENSE", "NUM_SLOTS", "Criteo", "auc", "generate", "load_planted", "locked", "open_pack", "pack", "read", "read_meta",
+]  # fmt: skip

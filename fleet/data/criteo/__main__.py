@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 
+from fleet.data.bad_lines import MAX_BAD_LINES
 from fleet.data.criteo import generate, pack
-from fleet.data.criteo.batches import MAX_BAD_LINES
 from fleet.errors import FleetError
 
 _USAGE = 64  # the status of every wrong use

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet import disk
-from fleet.data.criteo.batches import MAX_BAD_LINES, Batch, LineCount, blocks
+from fleet.data.bad_lines import MAX_BAD_LINES, LineCount
+from fleet.data.criteo.batches import Batch, blocks
 from fleet.data.criteo.layout import HASH, NUM_DENSE, NUM_SLOTS
-from fleet.data.criteo.parse import Block
-from fleet.data.criteo.source import Paths, files
+from fleet.data.criteo.parse import Criteo
+from fleet.data.source import Paths, files
 from fleet.errors import ConfigError
 
 FORMAT = "fleet criteo pack 1"
@@ -129,7 +130,7 @@ def _pack(paths: Paths, target: Path, num_buckets: int, num_readers: int | None,
     written = [target / name for name in names.values()] + [target / f"{_META}.tmp"]
     if (target / _META).exists():
         read_meta(target)  # never write over something else's meta.json
-    count = LineCount(max_bad_lines)
+    count = LineCount(max_bad_lines, Criteo.form)
     try:
         _write_arrays(blocks(paths, num_buckets, num_readers, count), target, names)
         meta = {
@@ -160,17 +161,16 @@ def _pack(paths: Paths, target: Path, num_buckets: int, num_readers: int | None,
     return meta
 
 
-def _write_arrays(parsed: Iterable[Block], target: Path, names: dict[str, str]) -> None:
+def _write_arrays(parsed: Iterable[Batch], target: Path, names: dict[str, str]) -> None:
     num_samples = 0
     with ExitStack() as stack:
         out = {name: stack.enter_context(open(target / names[name], "wb")) for name in _ROWS}
         for file in out.values():
             file.write(b"\0" * _HEADER_BYTES)
         for block in parsed:
-            out["ids"].write(block.ids.data)
-            out["dense"].write(block.dense.data)
-            out["label"].write(block.label.data)
-            num_samples += len(block.label)
+            for name in _ROWS:
+                out[name].write(np.ascontiguousarray(block[name]).data)
+            num_samples += len(block["label"])
         for name, file in out.items():
             file.seek(0)
             file.write(_header(name, num_samples))

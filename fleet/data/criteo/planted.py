@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS, mix, squash
+from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS, squash
+from fleet.data.mixing import mix
 
 F32 = npt.NDArray[np.float32]
 Chars = npt.NDArray[np.uint8]

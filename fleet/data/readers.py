@@ -6,62 +6,67 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
-from fleet.data.criteo import worker
-from fleet.data.criteo.parse import Block, parse
-from fleet.data.criteo.source import Task
+from fleet.data import worker
+from fleet.data.block import Block
+from fleet.data.format import Format, describe
+from fleet.data.source import Task
 from fleet.errors import ConfigError, PeerLost
 
 Process = subprocess.Popen[bytes]
 
-_ROOT = str(Path(__file__).parents[3])
+_ROOT = str(Path(__file__).parents[2])
 # Not multiprocessing: its start methods import the user's main script again or fork a process that holds sockets.
-_COMMAND = [sys.executable, "-c", f"import sys; sys.path[0] = {_ROOT!r}; from fleet.data.criteo.worker import main; main()"]
+_COMMAND = [sys.executable, "-c", f"import sys; sys.path[0] = {_ROOT!r}; from fleet.data.worker import main; main()"]
 _AHEAD = 2  # tasks in hand per reader: one being parsed, one ready
 
 
-def num_readers_for(num_bytes: int, num_readers: int | None) -> int:
-    """Return how many processes to start: what was asked for, else one per core, at most 8; 0 (this process) below 32 MB
-    and on one core."""
+def num_readers_for(num_bytes: int, num_readers: int | None, sharing: int = 1) -> int:
+    """Return how many processes to start: what was asked for, else one per core that each of ``sharing`` trainers on this
+    machine has, at most 8; 0 (this process) below 32 MB and on one core."""
     if num_readers is None:
         # Starting one takes up to 0.25 s (measured on busy cores), in which this process parses some 50 MB.
         cores = len(os.sched_getaffinity(0))
-        return 0 if num_bytes < 32 << 20 or cores == 1 else min(cores, 8)
+        return 0 if num_bytes < 32 << 20 or cores == 1 else max(1, min(cores // sharing, 8))
     if num_readers < 0:
         fix = "use 0 to read in this process, or leave it out"
-        raise ConfigError(f"num_readers must be an int >= 0, got {num_readers}", at="fleet.data.criteo", fix=fix)
+        raise ConfigError(f"num_readers must be an int >= 0, got {num_readers}", at="fleet.data", fix=fix)
     return num_readers
 
 
-def parse_all(tasks: Iterable[Task], num_buckets: int, num_readers: int) -> Iterator[tuple[Task, Block]]:
+def parse_all(
+    tasks: Iterable[Task], format: Format, num_readers: int, ahead: int = 0
+) -> Generator[tuple[Task, Block], None, None]:
     """Yield each task with its block, in order, parsed by ``num_readers`` processes (0: by this one).
 
-    The processes end when the iterator does, also when it is left early; they end by themselves if this process dies.
+    ``ahead`` blocks are parsed ahead of the caller, at least two per reader. The processes end when the iterator does, also
+    when it is left early; they end by themselves if this process dies.
 
     Raises:
-        ConfigError: a file cannot be read as text.
+        ConfigError: a file cannot be read as text, or the format's class cannot be imported by a reader.
         PeerLost: a reader process ended.
     """
     if num_readers == 0:
         for task in tasks:
-            yield task, parse(task.load(), num_buckets)
+            yield task._replace(text=None), format.load(task)
         return
-    processes = [_start() for _ in range(num_readers)]
+    ahead = max(ahead, _AHEAD * num_readers)
+    said = describe(format)
+    processes = [_start(said) for _ in range(num_readers)]
     idle: SimpleQueue[Process] = SimpleQueue()
     for process in processes:
         idle.put(process)
     # One thread per reader; they are joined when the executor is left, below.
-    pool = ThreadPoolExecutor(num_readers, thread_name_prefix="criteo-reader")
+    pool = ThreadPoolExecutor(num_readers, thread_name_prefix="fleet-reader")
     waiting: deque[tuple[Task, Future[Block]]] = deque()
     try:
         for task in tasks:
-            waiting.append((task, pool.submit(_ask, idle, task, num_buckets)))
-            if len(waiting) >= _AHEAD * num_readers:
+            waiting.append((task._replace(text=None), pool.submit(_ask, idle, task)))
+            if len(waiting) >= ahead:
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
@@ -75,13 +80,19 @@ def parse_all(tasks: Iterable[Task], num_buckets: int, num_readers: int) -> Iter
 
 def _first(waiting: deque[tuple[Task, Future[Block]]]) -> tuple[Task, Block]:
     task, future = waiting.popleft()
-    return task._replace(text=None), future.result()
+    return task, future.result()
 
 
-def _start() -> Process:
+def _start(format: str) -> Process:
     # One thread of BLAS: a reader multiplies nothing, and starting threads takes longer than the rest.
     environ = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
-    return subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
+    process = subprocess.Popen(_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ)
+    assert process.stdin is not None
+    try:
+        worker.send(process.stdin, {"format": format, "path": sys.path})
+    except BrokenPipeError:
+        pass  # it ended at once: whoever gives it a task says so
+    return process
 
 
 def _reap(process: Process) -> None:
@@ -94,13 +105,11 @@ def _reap(process: Process) -> None:
     process.wait()
 
 
-def _ask(idle: SimpleQueue[Process], task: Task, num_buckets: int) -> Block:
+def _ask(idle: SimpleQueue[Process], task: Task) -> Block:
     process = idle.get()
     assert process.stdin is not None and process.stdout is not None
-    text = task.text
-    request: dict[str, Any] = {"path": task.path, "start": task.start, "end": task.end, "num_buckets": num_buckets}
     try:
-        worker.send(process.stdin, request | {"text_bytes": -1 if text is None else len(text)}, text or b"")
+        worker.send_task(process.stdin, task)
         reply = worker.receive(process.stdout)
         if reply is None:
             raise EOFError
