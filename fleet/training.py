@@ -66,7 +66,7 @@ class Job:
         self.optimizer = optimizer
         block = strategy.parameter_server
         if block is not None:
-            self._move_embeddings(optimizer.inner, block, int(strategy.seed))
+            self._move_embeddings(optimizer.inner, _with_loss_policy(block), int(strategy.seed))
         elif self.runtime.role.servers:
             fix = "set parameter_server in the strategy, or start no servers"
             raise ConfigError("servers were started, but the strategy turns parameter_server off", at="strategy", fix=fix)
@@ -98,7 +98,7 @@ class Job:
                 layer.upload()
         self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
         if self.runtime.recovery is not None:
-            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"] or "rollback", uploaded=uploads)
+            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"], uploaded=uploads)
         for layer in found.values():
             layer.forget_weight()
         self.runtime.tables = Weights(self.session, found)
@@ -370,6 +370,12 @@ def _agree(runtime: Runtime, strategy: DistributedStrategy) -> None:
             if theirs.get(name) != value:
                 what = f"trainer {other} asks for {name}={theirs.get(name)!r}, trainer {runtime.role.rank} for {value!r}"
                 raise ConfigError(what, at=f"strategy.{name}", fix="give every trainer the same strategy")
+
+
+def _with_loss_policy(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the block with ``on_server_loss`` filled in."""
+    default = "rollback" if block["consistency"] in ("sync", "bounded") else "carry_on"
+    return {**block, "on_server_loss": block["on_server_loss"] or default}
 
 
 def _second(noun: str) -> ConfigError:

@@ -17,8 +17,8 @@ FIELDS: tuple[Field, ...] = (
     Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
     Field("row_optimizer", str, None, "None: the script's own; rowwise_adagrad keeps one float of state a row",
           choices=("sgd", "adagrad", "rowwise_adagrad", "adam"), none_ok=True),
-    Field("on_server_loss", str, "rollback", "what a job with --server_restarts does when one is lost (docs/failure.md)",
-          choices=("rollback",)),
+    Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "
+          "for sync and bounded, carry_on for the others", choices=("rollback", "carry_on"), none_ok=True),
 )  # fmt: skip
 CONFLICTS: dict[str, str] = {}
 
@@ -31,7 +31,7 @@ def complete(values: dict[str, Any], at: Callable[[str], str]) -> dict[str, Any]
     """Return the block with what its consistency implies filled in.
 
     Raises:
-        ConfigError: a field is set that this consistency does not obey.
+        ConfigError: a field is set that this consistency does not obey, or not in this way.
     """
     consistency = values["consistency"]
     filled = dict(values)
@@ -41,4 +41,8 @@ def complete(values: dict[str, Any], at: Callable[[str], str]) -> dict[str, Any]
         if consistency != owner and values[field] is not None:
             what = f"{NAME}.{field} says nothing to consistency {consistency!r}: only {owner!r} obeys it"
             raise ConfigError(what, at=at(field), fix=f"delete {field}, or set consistency to {owner!r}")
+    if values["on_server_loss"] == "carry_on" and consistency in ("sync", "bounded"):
+        what = f"{NAME}.on_server_loss carry_on with consistency {consistency!r}, which waits for steps: lost ones never come"
+        fix = "take rollback, or a consistency that waits for no step"
+        raise ConfigError(what, at=at("on_server_loss"), fix=fix)
     return filled

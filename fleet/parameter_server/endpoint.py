@@ -35,6 +35,7 @@ def listen(text: str) -> socket.socket:
     """
     family, host, port = parse(text)
     if family == "unix":
+        _refuse_second(text)
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(host)  # left by a server that was killed; the directory is this job's own
@@ -50,6 +51,13 @@ def listen(text: str) -> socket.socket:
         line.close()
         raise ConfigError(f"cannot listen on {text}: {error}", at="FLEET_SERVERS", fix="give a free address of this host") from None
     return line
+
+
+def _refuse_second(text: str) -> None:
+    """Refuse to take the place of a server that lives: trainers that come later would find other rows."""
+    with contextlib.suppress(OSError), connect(text, 1.0):
+        fix = "end the other server first, or give each server of the job its own address"
+        raise ConfigError(f"cannot listen on {text}: a server listens there already", at="FLEET_SERVERS", fix=fix)
 
 
 def connect(text: str, timeout_s: float) -> socket.socket:

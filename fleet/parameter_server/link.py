@@ -3,27 +3,31 @@
 One request is under way at a time. ``ask_pull`` and ``take_pull`` are apart, so that a client can ask all servers before
 it waits for one. A line that breaks is connected again and the request is sent again: pulls change nothing that a second
 one would not, and pushes carry a sequence that counts once.
+
+A server that was started again tells of another *life*. If the job carries on, the link opens its tables there once more, and
+goes on with the request; what counts of it, the server's snapshot decides. Else nobody may talk to it: its rows are not ours.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from fleet import env
+from fleet import __version__, env, logger
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import endpoint, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
+from fleet.parameter_server.watched import WatchedLine
 
 CONNECT_S = 60.0  # a server that is starting
-RECONNECT_S = 4.0  # a server that was there: it is not started again, so a line that stays broken means that it died
+RECONNECT_S = 4.0  # a server that was there and is not started again: a line that stays broken means that it died
+GREETING_S = 10.0  # for one try of the handshake
 MAX_ATTEMPTS = 10  # lines that break one after the other in the same request
 ANSWER_MARGIN_S = 15.0  # beyond timeout_s, for the server to say itself whom it waits for
 
@@ -91,29 +95,38 @@ class LocalLink:
 class SocketLink:
     """A server behind a socket. Not thread-safe: the client's one thread uses it.
 
+    Args:
+        return_s: how long a server that was lost may take to be started again; 0: it is not, or not for this job.
+
     Raises (every method):
         PeerLost: the server died or does not answer; start the job again.
         ConfigError, TableError, SnapshotError: the server refused; retrying fails again.
     """
 
     def __init__(self, address: str, server: int, secret: str, trainer: int, incarnation: int, timeout_s: float,
-                 num_servers: int) -> None:  # fmt: skip
-        self._num_servers = num_servers
+                 num_servers: int, return_s: float = 0.0) -> None:  # fmt: skip
+        self._num_servers, self._return_s, self._timeout_s = num_servers, return_s, timeout_s
         self._address, self._server, self._secret = address, server, secret
         self._trainer, self._incarnation = trainer, incarnation
         self._answer_s = timeout_s + ANSWER_MARGIN_S
+        self.life = self._opened_in = ""  # of the server: the one that answers, and the one that knows this trainer's tables
+        self._opened: list[dict[str, Any]] = []  # what was asked for each table; its place here is its number for the client
+        self._numbers: list[int] = []  # and this its number in the server's present life
         self._request = 0
         self._resend: Callable[[], None] = lambda: None  # sends the request under way
         self._line = self._connect(CONNECT_S)
+        self._opened_in = self.life
 
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
         ask = {"spec": spec, "consistency": mode.name, "staleness": mode.staleness, "timeout_s": timeout_s}
-        return int(self._call_json(wire.Header(wire.TABLE), ask)["table"])
+        number = int(self._call_json(wire.Header(wire.TABLE), ask)["table"])
+        self._opened.append(ask)
+        self._numbers.append(number)
+        return len(self._opened) - 1
 
     def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
         head = self._head(wire.Header(wire.PULL, flags=wire.CREATE if create else 0, step=step))
-        sections = [wire.Section(table, len(keys), dim, _bytes(keys), None) for table, dim, keys in wanted]
-        self._send(lambda: wire.send_sections(self._line, head, sections))
+        self._send_sections(head, [wire.Section(table, len(keys), dim, _bytes(keys), None) for table, dim, keys in wanted])
 
     def take_pull(self, outs: list[Values]) -> None:
         self._retry(lambda: self._read_rows(outs))
@@ -124,13 +137,13 @@ class SocketLink:
             wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(g.values), g.learning_rate)
             for g in gradients
         ]
-        self._send(lambda: wire.send_sections(self._line, head, sections))
+        self._send_sections(head, sections)
         self._retry(self._read_json)
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
         head = self._head(wire.Header(wire.ASSIGN, sequence=sequence))
         section = wire.Section(table, len(keys), values.shape[1], _bytes(keys), _bytes(values))
-        self._send(lambda: wire.send_sections(self._line, head, [section]))
+        self._send_sections(head, [section])
         self._retry(self._read_json)
 
     def save(self, directory: str, step: int) -> dict[str, Any]:
@@ -143,7 +156,11 @@ class SocketLink:
         return found
 
     def end_load(self, apply: bool) -> None:
+        life = self.life
         self._call_json(wire.Header(wire.LOAD), {"apply": apply})
+        if apply and life != self.life:  # the part that it had read died with it
+            what = f"server {self._server} was lost while a snapshot was loaded"
+            raise PeerLost(what, at=self._name(), fix="start the job again")
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._call_json(wire.Header(wire.STATUS), {})
@@ -161,8 +178,7 @@ class SocketLink:
 
     def forget(self) -> None:
         """In a forked child: close the inherited socket without a word."""
-        if self._line.fileno() >= 0:
-            os.close(self._line.detach())
+        self._line.forget()
 
     def _head(self, head: wire.Header) -> wire.Header:
         self._request += 1
@@ -171,15 +187,22 @@ class SocketLink:
     def _call_json(self, head: wire.Header, ask: Any, patient: bool = False) -> Any:
         head = self._head(head)
         self._send(lambda: wire.send_json(self._line, head, ask))
-        if patient:  # writing or reading a table takes as long as the disk takes; a dead server closes the line
-            self._line.settimeout(None)
+        self._line.patient = patient  # writing or reading a table takes as long as the disk takes
         try:
             return self._retry(self._read_json)
         finally:
-            self._line.settimeout(self._answer_s)
+            self._line.patient = False
+
+    def _send_sections(self, head: wire.Header, sections: list[wire.Section]) -> None:
+        def send() -> None:
+            now = [s._replace(table=self._numbers[s.table]) for s in sections]  # another life may number them otherwise
+            wire.send_sections(self._line, head, now)
+
+        self._send(send)
 
     def _send(self, send: Callable[[], None]) -> None:
         self._resend = send
+        self._line.expect()
         try:
             send()
         except TimeoutError:
@@ -203,11 +226,17 @@ class SocketLink:
                 raise PeerLost(str(error), at=self._name(), fix="check that FLEET_SERVERS names this job's servers") from None
 
     def _reconnect(self, why: OSError) -> None:
+        patient = self._line.patient
         self._line.close()
-        deadline = time.monotonic() + RECONNECT_S
+        if self._return_s:
+            logger.warning(f"server {self._server} was lost ({why}); waiting up to {self._return_s:.0f} s for its return")
+        deadline = time.monotonic() + (self._return_s or RECONNECT_S)
         while True:
             self._line = self._connect(max(0.05, deadline - time.monotonic()), why)
             try:
+                if self._opened_in != self.life:
+                    self._open_again()
+                self._line.patient = patient
                 self._resend()
                 return
             except OSError as error:
@@ -217,18 +246,23 @@ class SocketLink:
                     raise self._died(error) from None
                 time.sleep(0.05)
 
-    def _connect(self, patience_s: float, why: OSError | None = None) -> Any:
+    def _open_again(self) -> None:
+        """Open this trainer's tables in another life of the server."""
+        for place, ask in enumerate(self._opened):
+            wire.send_json(self._line, wire.Header(wire.TABLE, request=self._request & 0xFFFFFFFF), ask)
+            self._numbers[place] = int(self._read_json()["table"])
+        self._opened_in = self.life
+        logger.warning(f"server {self._server} is back in another life; going on with it")
+
+    def _connect(self, patience_s: float, why: OSError | None = None) -> WatchedLine:
         deadline, pause_s = time.monotonic() + patience_s, 0.002
         while True:
             try:
-                line = endpoint.connect(self._address, self._answer_s)
-                about = wire.greet_server(line, self._secret, self._trainer, self._incarnation)
-                mine, its = (self._server, self._num_servers), (about["server"], about["num_servers"])
-                if mine != its:  # rows would go to servers that other trainers do not ask for them
-                    fix = "list the same servers in the same order everywhere"
-                    what = f"{self._address} is server {its[0]} of {its[1]}, not {mine[0]} of {mine[1]}"
-                    raise ConfigError(what, at="FLEET_SERVERS", fix=fix)
-                return line
+                line = endpoint.connect(self._address, GREETING_S)
+                self._check(wire.greet_server(line, self._secret, self._trainer, self._incarnation))
+                return WatchedLine(line, self._address, self._server, self._timeout_s, self._answer_s)
+            except wire.OtherVersion as error:
+                raise ConfigError(str(error), at=self._name(), fix="install the same fleet everywhere") from None
             except wire.WireError as error:
                 raise PeerLost(str(error), at=self._name(), fix="check that FLEET_SERVERS names this job's servers") from None
             except OSError as error:
@@ -236,6 +270,21 @@ class SocketLink:
                     raise self._died(why or error) from None
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 0.1)
+
+    def _check(self, about: dict[str, Any]) -> None:
+        """Refuse a server that is not the one expected here."""
+        if about.get("fleet") != __version__:
+            what = f"server {self._server} runs fleet {about.get('fleet', 'of an older version')}, this trainer fleet {__version__}"
+            raise ConfigError(what, at=self._name(), fix="install the same fleet everywhere")
+        mine, its = (self._server, self._num_servers), (about["server"], about["num_servers"])
+        if mine != its:  # rows would go to servers that other trainers do not ask for them
+            fix = "list the same servers in the same order everywhere"
+            what = f"{self._address} is server {its[0]} of {its[1]}, not {mine[0]} of {mine[1]}"
+            raise ConfigError(what, at="FLEET_SERVERS", fix=fix)
+        if self.life not in ("", about["life"]) and not self._return_s:
+            what = f"another process answers in the place of server {self._server}, and its rows are not this job's"
+            raise PeerLost(what, at=self._name(), fix=f"{self._log()} for the cause, and start the job again")
+        self.life = about["life"]
 
     def _read_rows(self, outs: list[Values]) -> None:
         head = self._reply()
@@ -275,7 +324,7 @@ class SocketLink:
         return PeerLost(f"server {self._server} died ({why})", at=self._name(), fix=fix)
 
     def _silent(self) -> PeerLost:
-        return PeerLost(f"server {self._server} has not answered for {self._answer_s:.0f} s", at=self._name(),
+        return PeerLost(f"server {self._server} has not answered for {self._line.silent_s:.0f} s", at=self._name(),
                         fix=f"{self._log()}; raise timeout_s in the strategy if it is only slow")  # fmt: skip
 
 

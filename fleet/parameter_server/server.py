@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from fleet import env, logger
+from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
-from fleet.parameter_server import endpoint, wire
+from fleet.parameter_server import endpoint, snapshot, wire
 from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
@@ -266,6 +267,8 @@ def run(role: env.Role) -> None:
         what = f"there is no endpoint for server {role.server_index}"
         raise ConfigError(what, at="FLEET_SERVERS", fix="give one endpoint a server")
     service = Service(role.server_index, len(role.servers), role.world_size)
+    if recovery.restarts("server") and env.get("FLEET_LOG_DIR"):
+        _carry_on(service, env.get("FLEET_LOG_DIR"))
     address = role.servers[role.server_index]
     server = Server(address, env.get("FLEET_SECRET"), service)
     print(f"server {role.server_index} of {len(role.servers)}: listens on {address} for {role.world_size} trainers", flush=True)
@@ -277,6 +280,27 @@ def run(role: env.Role) -> None:
         accepting.join()
     server.close()
     accepting.join(5)
+
+
+def _carry_on(service: Service, directory: str) -> None:
+    """Keep a ledger in the run's directory; where this server alone was started again, take up the last snapshot.
+
+    Raises:
+        SnapshotError: it cannot be read.
+    """
+    service.ledger = Ledger(os.path.join(directory, f"server-{service.server}.ledger"))
+    if env.get("FLEET_REJOIN") == "1":
+        began_s = time.monotonic()
+        checkpoint = recovery.read_plan(directory).checkpoint
+        if checkpoint:
+            tables = os.path.join(checkpoint, "tables")
+            service.resume(tables, snapshot.read_manifest(tables))
+        where = f"carries on from {os.path.basename(checkpoint)}" if checkpoint else "has no snapshot: every row begins anew"
+        lost = service.ledger.lost(service.tables.applied) or "nothing"
+        line = f"server {service.server} was started again and {where}; lost: {lost}"
+        logger.warning(f"{line} (loaded in {time.monotonic() - began_s:.1f} s)")
+        recovery.note_loss(directory, service.server, line)
+    service.ledger.clear()
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,10 +11,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fleet import disk
+from fleet import __version__, disk
 from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
 
@@ -37,6 +39,8 @@ class Service:
         self._mode: tuple[Mode, float] | None = None
         self._consistency: consistency.Consistency | None = None
         self._staged: Staged | None = None  # a snapshot that was read and is not in force yet
+        self._life = secrets.token_hex(8)  # tells this process from another in its place
+        self.ledger: Ledger | None = None  # kept where a loss is answered by carrying on
 
     @property
     def consistency(self) -> consistency.Consistency:
@@ -46,9 +50,10 @@ class Service:
         return self._consistency
 
     @property
-    def about(self) -> dict[str, int]:
+    def about(self) -> dict[str, Any]:
         """Return what a server tells of itself when a trainer connects."""
-        return {"server": self.server, "num_servers": self.num_servers, "world_size": self.tables.world_size}
+        about = {"server": self.server, "num_servers": self.num_servers, "world_size": self.tables.world_size}
+        return {**about, "life": self._life, "fleet": __version__}
 
     def open(self, spec: Mapping[str, Any], mode: Mode, timeout_s: float) -> int:
         """Return the number of a table; the first call also sets the consistency.
@@ -85,6 +90,8 @@ class Service:
         with self.tables.count_once(trainer, incarnation, sequence) as turn:
             if turn.counts:
                 self.consistency.push(trainer, step, gradients)
+                if self.ledger is not None:
+                    self.ledger.note(trainer, incarnation, sequence, sum(len(g.keys) for g in gradients))
 
     def assign(self, trainer: int, incarnation: int, sequence: int, parts: list[tuple[int, Keys, Values]]) -> None:
         """Set rows of tables; a repeated message does nothing."""
@@ -147,7 +154,19 @@ class Service:
         staged, self._staged = self._staged, None
         if staged is not None and apply:
             self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
-            self.consistency.restart(staged.step)
+            if self._consistency is not None:
+                self._consistency.restart(staged.step)
+
+    def resume(self, directory: str, manifest: Mapping[str, Any]) -> None:
+        """Make a snapshot's tables and take up this server's part, before any trainer has spoken.
+
+        Raises:
+            SnapshotError: a file is missing or damaged.
+        """
+        for table in manifest["tables"].values():
+            self.tables.open(table["spec"])
+        self.load(directory, manifest)
+        self.end_load(apply=True)
 
     def status(self) -> dict[str, Any]:
         """Return rows, bytes, the step of this server, and the largest staleness in steps that it has answered a pull with."""

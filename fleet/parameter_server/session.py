@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fleet import env, logger
+from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native
 from fleet.parameter_server.announced import Announced, Gathered, Ids
@@ -38,7 +38,7 @@ class Session:
         self._runtime, self._prefetch = runtime, int(block["prefetch"])
         self._mode = Mode(str(block["consistency"]), int(block["staleness"] or 0))
         self._merge_steps = int(block["merge_steps"] or 1)
-        self.client = Client(_links(runtime, incarnation), self._mode, runtime.timeout_s)
+        self.client = Client(_links(runtime, incarnation, block), self._mode, runtime.timeout_s)
         self._announced: list[Announced] = []
         self._gradients: dict[str, list[Gathered]] = {}  # table name -> of each backward since clear
         self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
@@ -171,15 +171,19 @@ class Session:
         return RowGradient(ordered, counts, by_key)
 
 
-def _links(runtime: Runtime, incarnation: int) -> list[Link]:
+def _links(runtime: Runtime, incarnation: int, block: dict[str, Any]) -> list[Link]:
     role = runtime.role
+    returns = recovery.restarts("server") and block["on_server_loss"] == "carry_on"
+    return_s = runtime.timeout_s if returns else 0.0
     if role.servers:
         secret = env.get("FLEET_SECRET")
         if not secret:
             fix = "start the job with python -m fleet.launch, or set the same FLEET_SECRET for servers and trainers"
             raise ConfigError("servers are given but no job secret", at="FLEET_SECRET", fix=fix)
-        links = enumerate(role.servers)
-        return [SocketLink(a, i, secret, role.rank, incarnation, runtime.timeout_s, len(role.servers)) for i, a in links]
+        return [
+            SocketLink(address, i, secret, role.rank, incarnation, runtime.timeout_s, len(role.servers), return_s)
+            for i, address in enumerate(role.servers)
+        ]
     if role.world_size > 1:
         raise ConfigError(
             f"parameter_server is asked for, {role.world_size} trainers run, and there is no server",

@@ -12,11 +12,10 @@ import hashlib
 import hmac
 import json
 import os
-import socket
 import struct
 import zlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from fleet.errors import ConfigError, FleetError, PeerLost, SnapshotError, TableError
 
@@ -65,8 +64,19 @@ class Section(NamedTuple):
     learning_rate: float = 0.0
 
 
+class Line(Protocol):
+    """What this page needs of a socket."""
+
+    def recv_into(self, buffer: Any, /) -> int: ...
+    def sendmsg(self, buffers: Any, /) -> int: ...
+
+
 class WireError(Exception):
     """Bytes that are not a frame of this protocol; the connection is closed."""
+
+
+class OtherVersion(WireError):
+    """The other side speaks another version of this protocol."""
 
 
 def pack_header(h: Header) -> bytes:
@@ -87,7 +97,7 @@ def unpack_header(raw: bytes | bytearray | memoryview, max_body_bytes: int = MAX
     if magic != MAGIC:
         raise WireError(f"these bytes are not fleet's protocol: they begin with {bytes(magic)!r}")
     if version != VERSION:
-        raise WireError(f"protocol version {version}, this side speaks {VERSION}; install the same fleet everywhere")
+        raise OtherVersion(f"the other side speaks protocol version {version}, this side {VERSION}")
     if struct.unpack_from("<I", raw, HEADER.size)[0] != zlib.crc32(bytes(raw[: HEADER.size])):
         raise WireError("the header is damaged (its checksum is wrong)")
     most = max_body_bytes if op in SECTIONED else min(max_body_bytes, MAX_JSON_BYTES)
@@ -135,7 +145,7 @@ def unpack_sections(body: memoryview, num_tables: int) -> list[Section]:
     return sections
 
 
-def send(line: socket.socket, head: Header, parts: Iterable[bytes | memoryview] = ()) -> None:
+def send(line: Line, head: Header, parts: Iterable[bytes | memoryview] = ()) -> None:
     """Send one frame, gathered from its parts in few system calls."""
     body = [memoryview(p).cast("B") for p in parts if len(p)]
     head = head._replace(body_bytes=sum(len(p) for p in body))
@@ -148,7 +158,7 @@ def send(line: socket.socket, head: Header, parts: Iterable[bytes | memoryview] 
             queue[0] = queue[0][sent:]
 
 
-def send_sections(line: socket.socket, head: Header, sections: list[Section]) -> None:
+def send_sections(line: Line, head: Header, sections: list[Section]) -> None:
     """Send a frame of sections."""
     parts: list[bytes | memoryview] = []
     for s in sections:
@@ -156,12 +166,12 @@ def send_sections(line: socket.socket, head: Header, sections: list[Section]) ->
     send(line, head._replace(num_tables=len(sections)), parts)
 
 
-def send_json(line: socket.socket, head: Header, value: Any) -> None:
+def send_json(line: Line, head: Header, value: Any) -> None:
     """Send a frame whose body is JSON."""
     send(line, head, [json.dumps(value).encode()])
 
 
-def receive_exactly(line: socket.socket, buffer: memoryview) -> None:
+def receive_exactly(line: Line, buffer: memoryview) -> None:
     """Fill ``buffer``.
 
     Raises:
@@ -174,7 +184,7 @@ def receive_exactly(line: socket.socket, buffer: memoryview) -> None:
         buffer = buffer[count:]
 
 
-def receive_header(line: socket.socket, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
+def receive_header(line: Line, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
     """Receive the head of a frame."""
     raw = bytearray(HEADER_BYTES)
     receive_exactly(line, memoryview(raw))
@@ -204,7 +214,7 @@ def _proof(secret: str, side: bytes, first: bytes, second: bytes) -> bytes:
     return hmac.new(secret.encode(), side + first + second, hashlib.sha256).digest()
 
 
-def greet_client(line: socket.socket, secret: str, about: dict[str, Any]) -> Header:
+def greet_client(line: Line, secret: str, about: dict[str, Any]) -> Header:
     """Server's side of the handshake: challenge, check the proof, prove itself; return the client's PROOF header.
 
     Args:
@@ -233,12 +243,12 @@ def greet_client(line: socket.socket, secret: str, about: dict[str, Any]) -> Hea
     return head
 
 
-def _refuse(line: socket.socket, why: FleetError) -> None:
+def _refuse(line: Line, why: FleetError) -> None:
     send_json(line, Header(ERROR), error_body(why))
     raise WireError(why.what)
 
 
-def greet_server(line: socket.socket, secret: str, trainer: int, incarnation: int) -> dict[str, Any]:
+def greet_server(line: Line, secret: str, trainer: int, incarnation: int) -> dict[str, Any]:
     """Client's side of the handshake; return what the server says about itself.
 
     Raises:

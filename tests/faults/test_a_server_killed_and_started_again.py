@@ -32,3 +32,20 @@ def test_sync_rolls_back_and_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert expected.keys() == found.keys()
     for name in expected:
         assert np.array_equal(expected[name], found[name]), name
+
+
+def test_async_carries_on_and_says_what_is_lost(tmp_path: Path) -> None:
+    run = job.start(tmp_path, "1000", "60", flags=("--server_restarts", "2"), BLOCK='{"consistency": "async"}')
+    try:
+        run.until("at step 11")
+        assert kill(run, "server 1", 0)
+        assert run.wait(60) == 0, run.err
+        job.is_over(run)
+    finally:
+        job.end(run)
+    assert "server 1: ended by SIGKILL; restart 1 of 2: server 1 alone started again (on_server_loss is carry_on)" in run.err
+    said = "server 1 was started again and carries on from step-000000"
+    assert run.err.count(said) == 2 and "updates of rows" in run.err, run.err  # when it happens, and at the end
+    for trainer in ("trainer-0", "trainer-1"):
+        assert run.log(trainer).count("script begins") == 1 and "server 1 is back in another life" in run.log(trainer)
+    assert run.log("server-0").count("listens on") == 1 and run.log("trainer-0").count("done") == 1

@@ -39,8 +39,9 @@ class Servers:
         argv: what Python runs instead of ``-m fleet.parameter_server.server``.
     """
 
-    def __init__(self, n: int = 1, world_size: int = 1, tcp: bool = False, argv: tuple[str, ...] = ()) -> None:
-        self.n, self.world_size = n, world_size
+    def __init__(self, n: int = 1, world_size: int = 1, tcp: bool = False, argv: tuple[str, ...] = (),
+                 env: dict[str, str] | None = None) -> None:  # fmt: skip
+        self.n, self.world_size, self._env = n, world_size, env or {}
         self._argv = argv or ("-m", "fleet.parameter_server.server")
         self._directory = tempfile.TemporaryDirectory(prefix="fleet-ps-")
         self.directory = Path(self._directory.name)
@@ -85,10 +86,11 @@ class Servers:
             time.sleep(0.01)
         return self.log(server)
 
-    def links(self, rank: int = 0, incarnation: int = 1, timeout_s: float = 20, through: tuple[str, ...] = ()) -> list[Any]:
+    def links(self, rank: int = 0, incarnation: int = 1, timeout_s: float = 20, through: tuple[str, ...] = (),
+              return_s: float = 0) -> list[Any]:  # fmt: skip
         """Return a trainer's links; ``through`` are the proxies' addresses instead of the servers' own."""
         links = enumerate(through or self.addresses)
-        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n) for i, a in links]
+        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n, return_s) for i, a in links]
 
     def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
                through: tuple[str, ...] = (), staleness: int = 0) -> Client:  # fmt: skip
@@ -97,9 +99,15 @@ class Servers:
         self._clients.append(client)
         return client
 
-    def _start(self, index: int) -> subprocess.Popen[bytes]:
-        environment = {**self.environment, "FLEET_ROLE": "server", "FLEET_SERVER_INDEX": str(index)}
-        with open(self.directory / f"server-{index}.log", "wb") as log:
+    def again(self, index: int, **env: str) -> None:
+        """Kill a server and start it again; its log goes on."""
+        self.processes[index].kill()
+        self.processes[index].wait()
+        self.processes[index] = self._start(index, **env)
+
+    def _start(self, index: int, **more: str) -> subprocess.Popen[bytes]:
+        environment = {**self.environment, "FLEET_ROLE": "server", "FLEET_SERVER_INDEX": str(index), **self._env, **more}
+        with open(self.directory / f"server-{index}.log", "ab") as log:
             command = [sys.executable, "-u", *self._argv]
             return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

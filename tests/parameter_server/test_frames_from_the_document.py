@@ -13,6 +13,8 @@ import pytest
 from frames import Peer, frame, section
 from servers import SECRET, Servers, spec
 
+import fleet
+
 
 @pytest.fixture(scope="module", params=["unix", "tcp"])
 def servers(request: pytest.FixtureRequest) -> Iterator[Servers]:
@@ -54,7 +56,9 @@ def test_the_example_is_the_frame_that_the_text_describes(servers: Servers) -> N
 
 
 def test_what_the_server_says_of_itself(peer: Peer) -> None:
-    assert peer.about == {"server": 0, "num_servers": 2, "world_size": 2}
+    life = peer.about.pop("life")
+    assert isinstance(life, str) and life
+    assert peer.about == {"server": 0, "num_servers": 2, "world_size": 2, "fleet": fleet.__version__}
 
 
 def test_pull_push_pull(peer: Peer) -> None:

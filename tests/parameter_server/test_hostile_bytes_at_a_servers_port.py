@@ -159,7 +159,7 @@ def test_a_request_in_place_of_the_proof(servers: Servers, new_lines: Callable[[
 
 
 @pytest.mark.parametrize("lie, words", [
-    (dict(version=2), "protocol version 2, this side speaks 1; install the same fleet everywhere"),
+    (dict(version=2), "the other side speaks protocol version 2, this side 1"),
     (dict(crc=1), "the header is damaged (its checksum is wrong)"),
     (dict(magic=b"FLT2"), "these bytes are not fleet's protocol: they begin with b'FLT2'"),
 ])  # fmt: skip

@@ -1,0 +1,198 @@
+"""A server that was started again: taken up where the job carries on, with what was lost said; else nobody talks to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from servers import SECRET, Servers, spec
+
+from fleet import logger, recovery
+from fleet.errors import ConfigError, PeerLost
+from fleet.parameter_server import snapshot, watched, wire
+from fleet.parameter_server.client import Client, RowGradient
+from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.ledger import MAX_ENTRIES, Ledger
+from fleet.parameter_server.link import SocketLink
+
+KEYS = np.arange(1, 9, dtype=np.uint64)
+
+
+def push(client: Client, value: float = 1.0) -> None:
+    """Push ``value`` for every key, as one step of rate 1: each row loses it."""
+    table = client.tables["t"]
+    keys, _, counts = table.unique.unique(KEYS, client.server_of_shard, len(client._links))
+    client.push([(table, RowGradient(keys, counts, np.full((len(keys), 4), value, np.float32)))], 1.0)
+    client.flush()
+
+
+def value(client: Client) -> set[float]:
+    """The values that rows have."""
+    return set(client.read(client.tables["t"], KEYS)[:, 0].tolist())
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the links warn of."""
+    found: list[str] = []
+    monkeypatch.setattr(logger, "warning", found.append)
+    return found
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Any:
+    """Two servers that are started again, and the directory of their run."""
+    with Servers(2, env={"FLEET_LOG_DIR": str(tmp_path), "FLEET_SERVER_RESTARTS": "3"}) as servers:
+        yield servers
+
+
+def carrying_on(servers: Servers) -> Client:
+    client = Client(servers.links(return_s=10), Mode("async"), 20)
+    servers._clients.append(client)
+    client.open(spec("other", dim=2))
+    client.open(spec())
+    return client
+
+
+def save(client: Client, tmp_path: Path) -> None:
+    """Make a snapshot, and note it in the run as a checkpoint's."""
+    snapshot.save(client, str(tmp_path / "ckpt/tables"))
+    recovery.Recovery(str(tmp_path), 0, False).plan(on_server_loss="carry_on", checkpoint=str(tmp_path / "ckpt"))
+
+
+def test_it_takes_up_the_last_snapshot_and_says_what_is_lost(mortal: Servers, tmp_path: Path) -> None:
+    client = carrying_on(mortal)
+    push(client)
+    save(client, tmp_path)
+    push(client)
+    push(client)
+    assert value(client) == {-2.0}
+    first = mortal.log(1)
+    mortal.again(1, FLEET_REJOIN="1")
+    assert value(client) == {-2.0, 0.0}, first  # server 0 has all three, server 1 the one before the snapshot
+    push(client)  # counts there as everywhere
+    assert value(client) == {-3.0, -1.0}
+    (line,) = recovery.read_losses(str(tmp_path), 1)
+    assert "server 1 was started again and carries on from ckpt; lost: 2 steps (2 of trainer 0) with" in line
+    assert line in mortal.log(1) and "WARNING" in mortal.log(1)
+    mortal.again(1, FLEET_REJOIN="1")
+    assert value(client) == {-3.0, 0.0}
+    assert "lost: 1 steps (1 of trainer 0)" in recovery.read_losses(str(tmp_path), 1)[1]  # what was lost before is not said twice
+
+
+def test_a_push_under_way_counts_once(mortal: Servers, tmp_path: Path) -> None:
+    """The server dies with a push in its socket: the link sends it to the next life."""
+    client = carrying_on(mortal)
+    push(client)
+    save(client, tmp_path)
+    os.kill(mortal.processes[0].pid, signal.SIGSTOP)
+    pushing = threading.Thread(target=push, args=(client,))
+    pushing.start()
+    time.sleep(0.1)
+    mortal.again(0, FLEET_REJOIN="1")
+    pushing.join(15)
+    assert not pushing.is_alive()
+    assert value(client) == {-1.0}
+    assert "lost: nothing" in mortal.log(0)
+
+
+def test_without_a_snapshot_rows_begin_anew_and_it_is_said(mortal: Servers) -> None:
+    client = carrying_on(mortal)
+    push(client)
+    mortal.again(0, FLEET_REJOIN="1")
+    assert value(client) == {0.0, 1.0}
+    assert "has no snapshot: every row begins anew; lost: 1 steps" in mortal.log(0)
+
+
+def test_who_rolls_back_talks_to_no_other_life() -> None:
+    with Servers(1) as servers:
+        client = servers.client(mode="async")
+        client.open(spec())
+        push(client)
+        servers.again(0)
+        with pytest.raises(PeerLost, match="another process answers in the place of server 0"):
+            value(client)
+
+
+def test_a_server_that_does_not_come_back(mortal: Servers) -> None:
+    client = Client(mortal.links(return_s=0.5), Mode("async"), 20)
+    mortal._clients.append(client)
+    client.open(spec())
+    mortal.processes[0].kill()
+    with pytest.raises(PeerLost, match="server 0 died"):
+        value(client)
+
+
+def test_silence_is_suspected_and_named(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    """Stopped for a while: suspected, and survived. Stopped for good: named, a little before the others give this trainer up."""
+    monkeypatch.setattr(watched, "SUSPECT_S", 0.3)
+    monkeypatch.setattr(watched, "PROBE_S", 0.1)
+    with Servers(1) as servers:
+        client = servers.client(mode="async", timeout_s=3)
+        client.open(spec())
+        push(client)
+        pid = servers.processes[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        later = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
+        later.start()
+        assert value(client) == {0.0}
+        later.join()
+        assert said == ["server 0 has not answered for 0 s", "server 0 answers again, after 1 s"]
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(PeerLost, match="server 0 has not answered for 2 s"):
+            value(client)
+        assert time.monotonic() - began < 3
+
+
+def test_a_server_that_waits_for_a_trainer_is_not_suspected(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
+    monkeypatch.setattr(watched, "SUSPECT_S", 0.2)
+    with Servers(1, world_size=2) as servers:
+        client = servers.client(timeout_s=1.5)
+        client.open(spec())
+        table = client.tables["t"]
+        client.push([], 1.0)
+        with pytest.raises(PeerLost, match="trainer 1 did not push step 1"):
+            client.pull([(table, KEYS)], create=True).result()
+        assert said == []
+
+
+def test_another_fleet_is_refused_with_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Servers(1) as servers:
+        monkeypatch.setattr("fleet.parameter_server.link.__version__", "9.9")
+        with pytest.raises(ConfigError, match=r"server 0 runs fleet 0\.\S+, this trainer fleet 9\.9"):
+            SocketLink(servers.addresses[0], 0, SECRET, 0, 1, 5, 1)
+        monkeypatch.setattr(wire, "VERSION", 77)
+        with pytest.raises(ConfigError, match="speaks protocol version 1, this side 77"):
+            SocketLink(servers.addresses[0], 0, SECRET, 0, 1, 5, 1)
+
+
+def test_a_second_server_at_the_same_place_is_refused() -> None:
+    with Servers(1) as servers:
+        client = servers.client(mode="async")
+        client.open(spec())
+        second = servers._start(0)
+        assert second.wait(20) == 1
+        assert "a server listens there already" in servers.log(0)
+        assert value(client) == {1.0}
+
+
+def test_the_ledger_holds_the_last_pushes(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "ledger"))
+    assert ledger.lost({}) == ""
+    for sequence in range(1, 11):
+        ledger.note(sequence % 2, 5, sequence, 100)
+    again = Ledger(str(tmp_path / "ledger"))
+    assert again.lost({0: (5, 6), 1: (5, 9)}) == "2 steps (2 of trainer 0) with 200 updates of rows"
+    assert again.lost({0: (6, 0), 1: (6, 0)}) == ""
+    assert again.lost({0: (4, 99), 1: (5, 99)}) == "5 steps (5 of trainer 0) with 500 updates of rows"
+    for sequence in range(11, MAX_ENTRIES + 20):
+        again.note(0, 5, sequence, 1)
+    assert again.lost({}).startswith(f"at least {MAX_ENTRIES} steps")
+    assert not again.lost({0: (5, MAX_ENTRIES)}).startswith("at least")
