@@ -91,9 +91,10 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu==2.6.2", "numpy<2", "protobuf<5"],
+        "parquet": ["pyarrow>=14"],
         "test": [
             "pytest>=8", "pytest-timeout", "pytest-xdist>=3,<4", "hypothesis", "ruff", "mypy", "types-PyYAML", "safetensors",
-            "pybind11>=2.12,<4",
+            "pybind11>=2.12,<4", "pyarrow>=14",
         ],  # fmt: skip
         "bench": [],  # benchmarks make their rivals' environments themselves
     },

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from fleet.data.libffm import Libffm
     from fleet.data.loader import ShardedLoader
     from fleet.data.multislot import MultiSlot
+    from fleet.data.parquet import Parquet
     from fleet.data.sampler import GlobalBatches, Part
+    from fleet.data.skip_gram import SkipGram
     from fleet.data.slot_value import SlotValue
     from fleet.data.slots import Slot
+    from fleet.data.vocabulary import Vocabulary
 
 _HOME = {
     "ArrayLoader": "fleet.data.arrays",
@@ -30,16 +33,19 @@ _HOME = {
     "MultiSlot": "fleet.data.multislot",
     "MultiSlotDataGenerator": "fleet.data.generators",
     "MultiSlotStringDataGenerator": "fleet.data.generators",
+    "Parquet": "fleet.data.parquet",
     "Part": "fleet.data.sampler",
     "ShardedLoader": "fleet.data.loader",
+    "SkipGram": "fleet.data.skip_gram",
     "Slot": "fleet.data.slots",
     "SlotValue": "fleet.data.slot_value",
     "TextFormat": "fleet.data.format",
+    "Vocabulary": "fleet.data.vocabulary",
 }
 
 __all__ = [
-    "ArrayLoader", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "Libffm", "MultiSlot",
-    "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "Part", "ShardedLoader", "Slot", "SlotValue", "TextFormat",
+    "ArrayLoader", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "Libffm", "MultiSlot", "MultiSlotDataGenerator",
+    "MultiSlotStringDataGenerator", "Parquet", "Part", "ShardedLoader", "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary",
 ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ class FileLoader:
     def order(self, num_stretches: int = 1) -> str:
         """Name what the order of lines depends on besides the seed: part of a saved position."""
         stretches = f", {num_stretches} stretches" if num_stretches > 1 else ""
-        return f"window {self.window}, blocks of {source.BLOCK_BYTES} bytes{stretches}"
+        return f"window {self.window}, blocks of {self.format.block_bytes or source.BLOCK_BYTES} bytes{stretches}"
 
     def state(self) -> State:
         """Return where the epoch stands, in lines; a batch in hand counts as consumed."""

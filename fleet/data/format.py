@@ -27,13 +27,15 @@ class Format:
     form: ClassVar[str]  # what a line looks like, for the error about bad ones
     flat: ClassVar[bool] = False  # ragged columns are handed out without their lengths
 
+    block_bytes: ClassVar[int] = 0  # of text parsed at once; 0: source.BLOCK_BYTES
+
     def pieces(self, path: str) -> list[Piece]:
         """Return the blocks of a file, with the number of lines in each."""
-        return source.pieces(path)
+        return source.pieces(path, self.block_bytes or source.BLOCK_BYTES)
 
     def texts(self, path: str) -> Iterator[bytes] | None:
         """Return the blocks of a file that can only be read from its beginning on; None where each can be read by itself."""
-        return source.unzipped(path) if source.is_zipped(path) else None
+        return source.unzipped(path, self.block_bytes or source.BLOCK_BYTES) if source.is_zipped(path) else None
 
     def load(self, task: Task) -> Block:
         """Return a block's samples."""

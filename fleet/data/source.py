@@ -89,27 +89,27 @@ def tasks(paths: Sequence[str]) -> Iterator[Task]:
     """Yield the blocks of files in order: byte ranges of plain ones; gzipped ones, told by their first bytes, as text."""
     for path in paths:
         if is_zipped(path):
-            for text in unzipped(path):
+            for text in unzipped(path, BLOCK_BYTES):
                 yield Task(path, 0, 0, text)
         else:
-            for start, end in _ranges(path):
+            for start, end in _ranges(path, BLOCK_BYTES):
                 yield Task(path, start, end)
 
 
-def pieces(path: str) -> list[Piece]:
+def pieces(path: str, block_bytes: int) -> list[Piece]:
     """Return the blocks of a file with the number of lines in each.
 
     Cost: reads the file once: about 3 GB/s of plain text in memory, 0.3 GB/s of unzipped text.
     """
     found, at = [], 0
     if is_zipped(path):
-        for text in unzipped(path):
+        for text in unzipped(path, block_bytes):
             found.append(Piece(at, at + len(text), text.count(b"\n") + (not text.endswith(b"\n"))))
             at += len(text)
         return found
     with reading(path), open(path, "rb") as file:
         begins = 1  # the file's first line
-        for start, end in _ranges(path):
+        for start, end in _ranges(path, block_bytes):
             chars = np.frombuffer(file.read(end - start), np.uint8)
             if len(chars) < end - start:
                 raise ConfigError("the data file shrank while it was read", at=path, fix="read it when it is complete")
@@ -127,10 +127,10 @@ def is_zipped(path: str) -> bool:
         return file.read(2) == _GZIP
 
 
-def unzipped(path: str) -> Iterator[bytes]:
+def unzipped(path: str, block_bytes: int) -> Iterator[bytes]:
     """Yield the text of a gzipped file in blocks of whole lines."""
     with reading(path), gzip.open(path, "rb") as file:
-        while text := file.read(BLOCK_BYTES):
+        while text := file.read(block_bytes):
             if not text.endswith(b"\n"):
                 text += _rest(file, path)
             yield text
@@ -149,11 +149,11 @@ def reading(path: str) -> Iterator[None]:
         raise ConfigError(what, at=path, fix="check the file and its rights") from error
 
 
-def _ranges(path: str) -> Iterator[tuple[int, int]]:
+def _ranges(path: str, block_bytes: int) -> Iterator[tuple[int, int]]:
     with reading(path):
         size = os.path.getsize(path)
-    for start in range(0, size, BLOCK_BYTES):
-        yield start, min(start + BLOCK_BYTES, size)
+    for start in range(0, size, block_bytes):
+        yield start, min(start + block_bytes, size)
 
 
 def _range(path: str, start: int, end: int) -> bytes:
