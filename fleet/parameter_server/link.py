@@ -55,6 +55,7 @@ class LocalLink:
 
     def __init__(self, service: Service, incarnation: int) -> None:
         self._service, self._incarnation = service, incarnation
+        service.incarnations[0] = incarnation
         self._asked: tuple[int, bool, list[tuple[int, int, Keys]]] = (0, False, [])
 
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
@@ -97,6 +98,7 @@ class SocketLink:
 
     Args:
         return_s: how long a server that was lost may take to be started again; 0: it is not, or not for this job.
+        job: number of the job, the same on all trainers; a server clears its tables between two jobs.
 
     Raises (every method):
         PeerLost: the server died or does not answer; start the job again.
@@ -104,10 +106,10 @@ class SocketLink:
     """
 
     def __init__(self, address: str, server: int, secret: str, trainer: int, incarnation: int, timeout_s: float,
-                 num_servers: int, return_s: float = 0.0) -> None:  # fmt: skip
+                 num_servers: int, return_s: float = 0.0, job: int = 0) -> None:  # fmt: skip
         self._num_servers, self._return_s, self._timeout_s = num_servers, return_s, timeout_s
         self._address, self._server, self._secret = address, server, secret
-        self._trainer, self._incarnation = trainer, incarnation
+        self._trainer, self._incarnation, self._job = trainer, incarnation, job
         self._answer_s = timeout_s + ANSWER_MARGIN_S
         self.life = self._opened_in = ""  # of the server: the one that answers, and the one that knows this trainer's tables
         self._opened: list[dict[str, Any]] = []  # what was asked for each table; its place here is its number for the client
@@ -259,7 +261,7 @@ class SocketLink:
         while True:
             try:
                 line = endpoint.connect(self._address, GREETING_S)
-                self._check(wire.greet_server(line, self._secret, self._trainer, self._incarnation))
+                self._check(wire.greet_server(line, self._secret, self._trainer, self._incarnation, self._job))
                 return WatchedLine(line, self._address, self._server, self._timeout_s, self._answer_s)
             except wire.OtherVersion as error:
                 raise ConfigError(str(error), at=self._name(), fix="install the same fleet everywhere") from None

@@ -48,10 +48,12 @@ class Server:
         self._secret, self._service = secret, service
         self._listener = endpoint.listen(address)
         self._closed = False
-        self._guard = threading.Lock()  # guards the three below
+        self._guard = threading.Condition()  # guards the five below; notified when a trainer is gone
         self._greeting: dict[socket.socket, None] = {}  # lines that have not proved the secret, oldest first
         self._lines_of: dict[int, int] = {}  # trainer -> how many times it connected
         self._ended: set[int] = set()
+        self._job: int | None = None  # number of the job that the tables are of
+        self._present: set[int] = set()  # its trainers that are connected or may come back
         self.all_ended = threading.Event()  # every trainer has said BYE
 
     def serve(self) -> None:
@@ -84,16 +86,21 @@ class Server:
                     oldest.shutdown(socket.SHUT_RDWR)  # its own thread notices and closes it
 
     def _attend(self, line: socket.socket) -> None:
-        trainer, incarnation = -1, 0
+        trainer, incarnation, life = -1, 0, 0
+
+        def welcome(head: wire.Header) -> dict[str, Any]:
+            nonlocal trainer, incarnation, life
+            life = self._admit(head)
+            trainer, incarnation = head.trainer, head.incarnation
+            return self._service.about
+
         try:
             with line:
                 endpoint.tune(line)
                 line.settimeout(GREETING_S)
-                head = wire.greet_client(line, self._secret, self._service.about)
-                trainer, incarnation = head.trainer, head.incarnation
+                wire.greet_client(line, self._secret, welcome)
                 with self._guard:
                     self._greeting.pop(line, None)
-                    self._lines_of[trainer] = life = self._lines_of.get(trainer, 0) + 1
                 while self._one_request(line, trainer, incarnation):
                     pass
         except (OSError, MemoryError, wire.WireError) as error:
@@ -105,6 +112,36 @@ class Server:
                 self._greeting.pop(line, None)
         if trainer >= 0:
             self._wait_for_return(trainer, life)
+
+    def _admit(self, head: wire.Header) -> int:
+        """Take a trainer of this job, or of the next one once nobody is left of the one before; return which line of its this is.
+
+        Raises:
+            ConfigError: another job is on, or the rank is none of this one's.
+        """
+        service, until = self._service, time.monotonic() + RETURN_S + 1
+        if head.trainer >= service.tables.world_size:
+            fix = "give servers and trainers the same number of trainers"
+            what = f"there is no trainer {head.trainer}: this server works for {service.tables.world_size}"
+            raise ConfigError(what, at=f"server {service.server}", fix=fix)
+        with self._guard:
+            while self._job not in (None, head.sequence) and self._present:
+                if not self._guard.wait(max(0.0, until - time.monotonic())):
+                    there = ", ".join(f"trainer {trainer}" for trainer in sorted(self._present))
+                    fix = "end that job first, or start servers for this one"
+                    raise ConfigError(f"another job is on here, with {there}", at=f"server {service.server}", fix=fix)
+            if self.all_ended.is_set():  # this server ends; another may take its place
+                raise ConnectionAbortedError("the job has ended")
+            if self._job != head.sequence:
+                if self._job is not None:
+                    logger.warning(f"server {service.server}: a new job: the tables of the one before are cleared")
+                    service.clear()
+                    self._ended.clear()
+                self._job = head.sequence
+            self._present.add(head.trainer)
+            self._lines_of[head.trainer] = self._lines_of.get(head.trainer, 0) + 1
+            service.incarnations[head.trainer] = max(head.incarnation, service.incarnations.get(head.trainer, 0))
+            return self._lines_of[head.trainer]
 
     def _one_request(self, line: socket.socket, trainer: int, incarnation: int) -> bool:
         line.settimeout(None)  # between frames a trainer may compute as long as it likes
@@ -220,8 +257,13 @@ class Server:
             self._service.consistency.ended(trainer)
         with self._guard:
             self._ended.add(trainer)
+            self._leave(trainer)
             if len(self._ended) >= self._service.tables.world_size:
                 self.all_ended.set()
+
+    def _leave(self, trainer: int) -> None:
+        self._present.discard(trainer)
+        self._guard.notify_all()
 
     def _wait_for_return(self, trainer: int, life: int) -> None:
         """Give a trainer whose line broke time to come back before the others stop waiting for it."""
@@ -230,6 +272,8 @@ class Server:
         self.all_ended.wait(RETURN_S)
         with self._guard:
             gone = self._lines_of[trainer] == life and trainer not in self._ended
+            if gone:
+                self._leave(trainer)
         if gone:
             with contextlib.suppress(ConfigError):  # it never opened a table
                 self._service.consistency.lost(trainer, f"trainer {trainer} lost its connection")

@@ -34,13 +34,21 @@ class Service:
 
     def __init__(self, server: int, num_servers: int, world_size: int) -> None:
         self.server, self.num_servers = server, num_servers
-        self.tables = Tables(server, world_size)
         self._guard = threading.Lock()  # guards the choice of the consistency
+        self.ledger: Ledger | None = None  # kept where a loss is answered by carrying on
+        self._begin(world_size)
+
+    def _begin(self, world_size: int) -> None:
+        self.tables = Tables(self.server, world_size)
+        self.incarnations: dict[int, int] = {}  # of the trainers that are connected, where that is known
         self._mode: tuple[Mode, float] | None = None
         self._consistency: consistency.Consistency | None = None
         self._staged: Staged | None = None  # a snapshot that was read and is not in force yet
-        self._life = secrets.token_hex(8)  # tells this process from another in its place
-        self.ledger: Ledger | None = None  # kept where a loss is answered by carrying on
+        self._life = secrets.token_hex(8)  # tells these rows from others in their place
+
+    def clear(self) -> None:
+        """Forget everything: another job begins."""
+        self._begin(self.tables.world_size)
 
     @property
     def consistency(self) -> consistency.Consistency:
@@ -146,6 +154,8 @@ class Service:
             fresh.append(table)
         steps = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
         applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
+        # A life later than the one that speaks here: the clock was set back since. It is no earlier life for all that.
+        applied = {t: v for t, v in applied.items() if v[0] <= self.incarnations.get(t, v[0])}
         self._staged = Staged(fresh, steps, applied, int(manifest["step"]))
         return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
 

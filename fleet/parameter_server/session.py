@@ -7,6 +7,9 @@ Else with ``prefetch=1`` it is asked for at once, under the compute of the batch
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -180,10 +183,13 @@ def _links(runtime: Runtime, incarnation: int, block: dict[str, Any]) -> list[Li
         if not secret:
             fix = "start the job with python -m fleet.launch, or set the same FLEET_SECRET for servers and trainers"
             raise ConfigError("servers are given but no job secret", at="FLEET_SECRET", fix=fix)
-        return [
-            SocketLink(address, i, secret, role.rank, incarnation, runtime.timeout_s, len(role.servers), return_s)
+        num_servers, job = len(role.servers), _number_of_job(runtime)
+        links = [
+            SocketLink(address, i, secret, role.rank, incarnation, runtime.timeout_s, num_servers, return_s, job)
             for i, address in enumerate(role.servers)
         ]
+        _agree_on_servers(runtime, links)
+        return [*links]
     if role.world_size > 1:
         raise ConfigError(
             f"parameter_server is asked for, {role.world_size} trainers run, and there is no server",
@@ -191,3 +197,24 @@ def _links(runtime: Runtime, incarnation: int, block: dict[str, Any]) -> list[Li
             fix="start servers too: python -m fleet.launch --server_num 1 --trainer_num 2 ...",
         )
     return [LocalLink(Service(0, 1, 1), incarnation)]
+
+
+def _number_of_job(runtime: Runtime) -> int:
+    """Return a number that no other job has: the same on all trainers, and for one that is started again."""
+    run_id = env.get("FLEET_RUN_ID").encode() or runtime.meet("number of the job", os.urandom(16))[0]
+    return int.from_bytes(hashlib.blake2b(run_id, digest_size=7).digest(), "little")
+
+
+def _agree_on_servers(runtime: Runtime, links: list[SocketLink]) -> None:
+    """Check that all trainers speak with the same processes: two that claim one index would each hold half of the updates.
+
+    Raises:
+        ConfigError: they do not; every trainer raises.
+    """
+    lives = [link.life for link in links]
+    for other, payload in enumerate(runtime.meet("agreement on the servers", json.dumps(lives).encode())):
+        for server, (mine, theirs) in enumerate(zip(lives, json.loads(payload), strict=True)):
+            if mine != theirs:
+                what = f"two processes claim to be server {server}: trainer {other} speaks with another one than trainer"
+                fix = "list the same servers in the same order everywhere, and start each of them once"
+                raise ConfigError(f"{what} {runtime.role.rank}", at="FLEET_SERVERS", fix=fix)

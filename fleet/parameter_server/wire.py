@@ -14,8 +14,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from fleet.errors import ConfigError, FleetError, PeerLost, SnapshotError, TableError
 
@@ -46,7 +46,7 @@ class Header(NamedTuple):
     flags: int = 0
     trainer: int = 0
     incarnation: int = 0  # of the trainer: grows each time it starts
-    sequence: int = 0  # of a PUSH or ASSIGN: grows by one; 0 for what may be repeated freely
+    sequence: int = 0  # of a PUSH or ASSIGN: grows by one; 0 for what may be repeated freely. PROOF: number of the job
     step: int = 0  # PULL: steps that must have been applied; PUSH: the step that this is, from 1
     body_bytes: int = 0
     num_tables: int = 0
@@ -214,15 +214,15 @@ def _proof(secret: str, side: bytes, first: bytes, second: bytes) -> bytes:
     return hmac.new(secret.encode(), side + first + second, hashlib.sha256).digest()
 
 
-def greet_client(line: Line, secret: str, about: dict[str, Any]) -> Header:
+def greet_client(line: Line, secret: str, welcome: Callable[[Header], dict[str, Any]]) -> Header:
     """Server's side of the handshake: challenge, check the proof, prove itself; return the client's PROOF header.
 
     Args:
-        about: what the server tells of itself: ``server``, ``num_servers``, ``world_size``.
+        welcome: called with the PROOF of one who knows the secret; returns what the server tells of itself (``server``,
+            ``num_servers``, ``world_size``...), or raises the ConfigError with which the trainer is refused.
 
     Raises:
-        WireError: the proof is wrong or missing, or the trainer is none of this job's. Nothing larger than
-            MAX_GREETING_BYTES was read.
+        WireError: the proof is wrong or missing, or the trainer was refused. Nothing larger than MAX_GREETING_BYTES was read.
     """
     mine = os.urandom(32)
     send(line, Header(CHALLENGE), [mine])
@@ -235,20 +235,20 @@ def greet_client(line: Line, secret: str, about: dict[str, Any]) -> Header:
     if not hmac.compare_digest(proof, _proof(secret, b"fleet client", mine, theirs)):
         fix = "start trainers and servers with the same FLEET_SECRET"
         _refuse(line, ConfigError("the job secret is wrong", at="FLEET_SECRET", fix=fix))
-    if head.trainer >= about["world_size"]:
-        fix = "give servers and trainers the same number of trainers"
-        what = f"there is no trainer {head.trainer}: this server works for {about['world_size']}"
-        _refuse(line, ConfigError(what, at=f"server {about['server']}", fix=fix))
+    try:
+        about = welcome(head)
+    except ConfigError as error:
+        _refuse(line, error)
     send(line, Header(WELCOME), [_proof(secret, b"fleet server", theirs, mine), json.dumps(about).encode()])
     return head
 
 
-def _refuse(line: Line, why: FleetError) -> None:
+def _refuse(line: Line, why: FleetError) -> NoReturn:
     send_json(line, Header(ERROR), error_body(why))
     raise WireError(why.what)
 
 
-def greet_server(line: Line, secret: str, trainer: int, incarnation: int) -> dict[str, Any]:
+def greet_server(line: Line, secret: str, trainer: int, incarnation: int, job: int = 0) -> dict[str, Any]:
     """Client's side of the handshake; return what the server says about itself.
 
     Raises:
@@ -262,7 +262,7 @@ def greet_server(line: Line, secret: str, trainer: int, incarnation: int) -> dic
     receive_exactly(line, memoryview(theirs))
     mine = os.urandom(32)
     proof = _proof(secret, b"fleet client", bytes(theirs), mine)
-    send(line, Header(PROOF, trainer=trainer, incarnation=incarnation), [mine, proof])
+    send(line, Header(PROOF, trainer=trainer, incarnation=incarnation, sequence=job), [mine, proof])
     head = receive_header(line, MAX_GREETING_BYTES)
     body = bytearray(head.body_bytes)
     receive_exactly(line, memoryview(body))

@@ -87,10 +87,10 @@ class Servers:
         return self.log(server)
 
     def links(self, rank: int = 0, incarnation: int = 1, timeout_s: float = 20, through: tuple[str, ...] = (),
-              return_s: float = 0) -> list[Any]:  # fmt: skip
+              return_s: float = 0, job: int = 0) -> list[Any]:  # fmt: skip
         """Return a trainer's links; ``through`` are the proxies' addresses instead of the servers' own."""
         links = enumerate(through or self.addresses)
-        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n, return_s) for i, a in links]
+        return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n, return_s, job) for i, a in links]
 
     def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
                through: tuple[str, ...] = (), staleness: int = 0) -> Client:  # fmt: skip

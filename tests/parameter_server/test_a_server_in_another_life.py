@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from servers import SECRET, Servers, spec
+from servers import IMPATIENT, SECRET, Servers, spec
 
 from fleet import logger, recovery
 from fleet.errors import ConfigError, PeerLost
@@ -20,6 +22,7 @@ from fleet.parameter_server.client import Client, RowGradient
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import MAX_ENTRIES, Ledger
 from fleet.parameter_server.link import SocketLink
+from fleet.parameter_server.session import _agree_on_servers
 
 KEYS = np.arange(1, 9, dtype=np.uint64)
 
@@ -196,3 +199,67 @@ def test_the_ledger_holds_the_last_pushes(tmp_path: Path) -> None:
         again.note(0, 5, sequence, 1)
     assert again.lost({}).startswith(f"at least {MAX_ENTRIES} steps")
     assert not again.lost({0: (5, MAX_ENTRIES)}).startswith("at least")
+
+
+def test_the_next_job_on_a_server_whose_job_died_begins_anew() -> None:
+    """Nobody of the first job said BYE, so the server is still there. Its rows, steps and counted pushes are not the next one's."""
+    with Servers(1, argv=("-c", IMPATIENT)) as servers:
+        first = Client(servers.links(job=1, incarnation=9), Mode("sync"), 20)
+        first.open(spec())
+        push(first)
+        with pytest.raises(ConfigError, match="another job is on here, with trainer 0"):
+            servers.links(job=2)
+        for link in first._links:
+            link._line.close()  # type: ignore[attr-defined]
+        second = Client(servers.links(job=2, incarnation=5), Mode("async"), 20)  # another consistency, a clock set back
+        second.open(spec(dim=4))
+        assert value(second) == {1.0}
+        push(second)
+        assert value(second) == {0.0}
+        second.close()
+        assert servers.processes[0].wait(10) == 0
+
+
+def test_one_script_serves_one_job_after_the_other() -> None:
+    serve = "import fleet; fleet.init()\nfor _ in range(3): fleet.run_server()"
+    with Servers(1, argv=("-c", serve)) as servers:
+        for job in (1, 2, 3):
+            client = Client(servers.links(job=job), Mode("sync"), 20)
+            client.open(spec())
+            assert value(client) == {1.0}
+            push(client)
+            client.close()
+        assert servers.processes[0].wait(20) == 0
+        assert servers.log().count("all trainers have ended") == 3
+
+
+def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    """The snapshot knows a later life of the trainer than the one that loads it, whose pushes count all the same."""
+    with Servers(1) as servers:
+        before = Client(servers.links(incarnation=2**60), Mode("async"), 20)
+        before.open(spec())
+        push(before)
+        snapshot.save(before, str(tmp_path))
+    with Servers(1) as servers:
+        now = Client(servers.links(incarnation=5), Mode("async"), 20)
+        now.open(spec())
+        snapshot.load(now, str(tmp_path))
+        push(now)
+        assert value(now) == {-1.0}
+        now.close()
+
+
+def test_two_processes_that_claim_one_index() -> None:
+    """Each trainer's own list looks right; together they would update two halves."""
+
+    class Together:
+        role = SimpleNamespace(rank=0)
+
+        def meet(self, what: str, payload: bytes) -> list[bytes]:
+            return [payload, json.dumps([link.life for link in other.links(rank=1)]).encode()]
+
+    with Servers(1, world_size=2) as mine, Servers(1, world_size=2) as other:
+        with pytest.raises(ConfigError, match="two processes claim to be server 0: trainer 1"):
+            _agree_on_servers(Together(), mine.links())  # type: ignore[arg-type]
+        other = mine
+        _agree_on_servers(Together(), mine.links())  # type: ignore[arg-type]
