@@ -31,6 +31,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_SERVERS", "launcher, user", "endpoints of the servers, comma-separated: unix:/PATH or tcp:HOST:PORT", "none"),
     Variable("FLEET_CONFIG", "launcher, user", "YAML file whose strategy fills what the script leaves unset", "none"),
     Variable("FLEET_DEVICE", "launcher, user", "cpu or gpu", "gpu if Paddle sees one, else cpu"),
+    Variable("FLEET_METRICS_PORT", "launcher, user", "server k serves Prometheus metrics on 127.0.0.1, this port + k", "off"),
     Variable("FLEET_TUNE", "launcher, user", "on or off: what docs/tuning.md measures", "on"),
     Variable("FLEET_SIMD", "user", "SIMD level of the C++ core: portable, avx2, avx512 or auto; all give the same bits", "auto"),
     Variable("FLEET_REQUIRE_CORE", "user", "1: installing fleet fails if the C++ core cannot be built", "0"),

@@ -56,7 +56,7 @@ PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.mode",
-               "consistency.waiting", "ledger", "snapshot", "client", "link", "watched"}  # fmt: skip
+               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "client", "link", "watched"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 

@@ -34,6 +34,7 @@ what you see
                           in it                     [fleet_runs/<time>-<id>, always fresh]
   --show WHAT             live on this console: rank0, all, none, or ranks: 0,3     [rank0]
                           warnings and errors of every process are shown in any case
+  --metrics_port N        Prometheus on 127.0.0.1: server k at N + k           [off]
 
 how it ends
   --grace S               seconds to save after TERM before KILL                       [30]
@@ -67,6 +68,7 @@ SPELLINGS = {
     "server_num": "num_servers", "servers": "servers",
     "selected_gpus": "gpus", "gpus": "gpus", "devices": "gpus",
     "device": "device", "log_dir": "log_dir", "show": "show", "grace": "grace", "env": "env", "tune": "tune",
+    "metrics_port": "metrics_port",
     "dry_run": "dry_run", "server_restarts": "server_restarts", "trainer_restarts": "trainer_restarts",
 }  # fmt: skip
 LATER = ("nnodes", "hosts", "rdzv", "scheduler")
@@ -90,6 +92,7 @@ class Options(NamedTuple):
     trainer_restarts: int = 0
     env: tuple[tuple[str, str], ...] = ()
     tune: bool = True
+    metrics_port: int | None = None
     dry_run: bool = False
     help: bool = False
     config: str = ""
@@ -338,6 +341,13 @@ def _path(value: Any, at: str) -> str:
     return value
 
 
+def _port(value: Any, at: str) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise usage(f"must be a port from 1 to 65535, got {text!r}", at, "server k takes the port + k")
+    return int(text)
+
+
 def _flag(value: Any, at: str) -> bool:
     if not isinstance(value, bool):
         raise usage(f"must be true or false, got {value!r}", at, "write true or delete the line")
@@ -363,13 +373,14 @@ def _env(value: Any, at: str) -> tuple[tuple[str, str], ...]:
 
 _INSTEAD = {
     "CUDA_VISIBLE_DEVICES": "use --selected_gpus", "FLEET_DEVICE": "use --device", "FLEET_TUNE": "use --tune",
+    "FLEET_METRICS_PORT": "use --metrics_port",
     "FLEET_CONFIG": "use -c",
     "FLEET_SECRET": "set it in the environment: a command line can be read by everybody", "FLEET_SERVERS": "use --servers",
 }  # fmt: skip
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "num_trainers": _count, "num_servers": _count, "trainers": _count_or_endpoints, "servers": _count_or_endpoints,
     "gpus": _gpus, "device": _choice("cpu", "gpu"), "log_dir": _path, "show": _show, "grace": _seconds, "env": _env,
-    "tune": _on_off, "dry_run": _flag, "server_restarts": _restarts, "trainer_restarts": _restarts,
+    "tune": _on_off, "metrics_port": _port, "dry_run": _flag, "server_restarts": _restarts, "trainer_restarts": _restarts,
 }  # fmt: skip
 
 

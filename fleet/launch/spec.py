@@ -100,6 +100,8 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
     tuning, not_tuned = choose_tuning(options.tune)
     if options.server_restarts and not num_servers:
         raise usage("there is no server to start again", options.at["server_restarts"], "start servers with --server_num N")
+    if options.metrics_port is not None and not num_servers:
+        raise usage("metrics are the servers', and there is none", options.at["metrics_port"], "start servers with --server_num N")
     run_id = new_run_id()
     meeting = open_meeting(run_id, num_trainers, options.trainers)
     log_dir = make_log_dir(options, run_id)
@@ -116,8 +118,9 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
         own = trainer_variables(rank, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))}
         trainers.append(ProcessSpec("trainer", rank, command, common | own, ("FLEET_SERVER_INDEX", "PADDLE_PORT")))
     servers = []
+    metrics = {} if options.metrics_port is None else {"FLEET_METRICS_PORT": str(options.metrics_port)}
     for i in range(num_servers):
-        own = {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}
+        own = metrics | {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}
         servers.append(ProcessSpec("server", i, (*start, "", *server), common | own, NOT_FOR_SERVERS))
     device = f"gpu {','.join(gpus)}" if gpus else "cpu"
     restarts = {"server": options.server_restarts, "trainer": options.trainer_restarts}

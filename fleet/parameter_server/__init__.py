@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet.parameter_server.embedding import Embedding
     from fleet.parameter_server.frozen import Frozen
+    from fleet.parameter_server.report import stats
 
-__all__ = ["Embedding", "Frozen"]
+__all__ = ["Embedding", "Frozen", "stats"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from fleet.parameter_server.frozen import Frozen
 
         return Frozen
+    if name == "stats":
+        from fleet.parameter_server.report import stats
+
+        return stats
     raise AttributeError(f"module 'fleet.parameter_server' has no attribute {name!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,7 @@ from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.service import shard_range
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.statistics import RoundTrips
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
 Result = TypeVar("Result")
@@ -71,6 +73,8 @@ class Client:
         self.server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
         assert len(self.server_of_shard) == NUM_SHARDS
         self.tables: dict[str, Table] = {}
+        self.round_trips = RoundTrips(len(links))  # of pushes; written by the thread
+        self.on_slow: Callable[[str], None] = logger.warning  # told once of a server that is slower than the others
         self.step = 0  # pushes; each is one step, or with half_async several merged ones
         self._sequence = 0
         self._failure: FleetError | None = None  # written and read by the thread
@@ -158,7 +162,7 @@ class Client:
         return self._run(lambda: self._load(directory, manifest))
 
     def status(self) -> list[dict[str, Any]]:
-        """Return every server's rows and bytes per table."""
+        """Return what every server counts: docs/statistics.md."""
         return self._run(lambda: [link.status() for link in self._links])
 
     def close(self) -> None:
@@ -239,11 +243,15 @@ class Client:
                 if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
                     parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
+                began = time.perf_counter()
                 try:
                     link.push(sequence, step, parts)
                 except FleetError as error:  # a step that lacks a push: whatever is pulled behind it would be wrong, or never come
                     self._failure = error
                     raise
+                self.round_trips.add(server, time.perf_counter() - began)
+        for slow in self.round_trips.name_slow():
+            self.on_slow(slow)
 
     def _load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
         try:

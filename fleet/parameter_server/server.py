@@ -20,7 +20,7 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
-from fleet.parameter_server import endpoint, snapshot, wire
+from fleet.parameter_server import endpoint, prometheus, snapshot, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
@@ -230,11 +230,12 @@ class Server:
             size += wire.SECTION_BYTES + -(-4 * s.num_keys * s.dim // 8) * 8
         if size > wire.MAX_BODY_BYTES:
             raise TableError(f"{size} bytes of rows in one answer", at=f"server {service.server}", fix="ask for fewer keys at once")
-        service.consistency.wait(head.trainer, head.step)
+        service.wait(head.trainer, head.step)
         answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
         line.sendall(wire.pack_header(answer))
         try:
-            self._send_rows(line, sections, bool(head.flags & wire.CREATE))
+            with service.statistics.pulling([(s.table, s.num_keys) for s in sections]):
+                self._send_rows(line, sections, bool(head.flags & wire.CREATE))
         except (FleetError, MemoryError) as error:  # inside a frame an ERROR would be taken for rows
             raise ConnectionAbortedError(f"an answer broke off: {error!r}") from error
 
@@ -316,10 +317,12 @@ def run(role: env.Role) -> None:
     address = role.servers[role.server_index]
     server = Server(address, env.get("FLEET_SECRET"), service)
     print(f"server {role.server_index} of {len(role.servers)}: listens on {address} for {role.world_size} trainers", flush=True)
+    if env.get("FLEET_METRICS_PORT"):
+        _serve_metrics(env.get("FLEET_METRICS_PORT"), service)
     accepting = threading.Thread(target=server.serve, daemon=True)  # ended by close(), joined below
     accepting.start()
     server.all_ended.wait()
-    print(f"server {role.server_index}: all trainers have ended; {service.status()}", flush=True)
+    print(f"server {role.server_index}: all trainers have ended; {service.tables.status()}", flush=True)
     if env.get("FLEET_RUN_ID"):  # the launcher ends its servers: one that ends by itself would look like a failure
         accepting.join()
     server.close()
@@ -345,6 +348,14 @@ def _carry_on(service: Service, directory: str) -> None:
         logger.warning(f"{line} (loaded in {time.monotonic() - began_s:.1f} s)")
         recovery.note_loss(directory, service.server, line)
     service.ledger.clear()
+
+
+def _serve_metrics(base: str, service: Service) -> None:
+    if not base.isdigit() or not 1 <= int(base) + service.server <= 65535:
+        raise ConfigError(f"{base!r} is no port", at="FLEET_METRICS_PORT", fix="give a number of 1 to 65535: server k takes it + k")
+    source = lambda: prometheus.text(service.status(), service.statistics.total())  # noqa: E731
+    port = prometheus.serve(int(base) + service.server, source, "FLEET_METRICS_PORT")
+    print(f"server {service.server}: metrics at http://127.0.0.1:{port}/metrics", flush=True)
 
 
 def main() -> int:

@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fleet import __version__, disk
+from fleet import __version__, disk, logger
 from fleet.errors import ConfigError, SnapshotError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.statistics import Statistics
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
 
 
@@ -40,6 +41,7 @@ class Service:
 
     def _begin(self, world_size: int) -> None:
         self.tables = Tables(self.server, world_size)
+        self.statistics = Statistics(world_size)
         self.incarnations: dict[int, int] = {}  # of the trainers that are connected, where that is known
         self._mode: tuple[Mode, float] | None = None
         self._consistency: consistency.Consistency | None = None
@@ -84,9 +86,18 @@ class Service:
 
     def pull(self, trainer: int, step: int, create: bool, wanted: list[tuple[int, Keys, Values]]) -> None:
         """Write rows of several tables to the given arrays, once the consistency lets this trainer go beyond ``step`` steps."""
-        self.consistency.wait(trainer, step)
-        for table, keys, out in wanted:
-            self.tables.pull(table, keys, out, create)
+        self.wait(trainer, step)
+        with self.statistics.pulling([(table, len(keys)) for table, keys, _ in wanted]):
+            for table, keys, out in wanted:
+                self.tables.pull(table, keys, out, create)
+
+    def wait(self, trainer: int, step: int) -> None:
+        """Return once the consistency lets this trainer go beyond ``step`` steps."""
+        began = self.statistics.waiting(True)
+        try:
+            self.consistency.wait(trainer, step)
+        finally:
+            self.statistics.waited(trainer, self.statistics.waiting(False) - began)
 
     def push(self, trainer: int, incarnation: int, sequence: int, step: int, gradients: list[Gradient]) -> None:
         """Take one trainer's gradients of a step; a repeated push does nothing.
@@ -97,9 +108,13 @@ class Service:
         _check_counters(sequence, step)
         with self.tables.count_once(trainer, incarnation, sequence) as turn:
             if turn.counts:
-                self.consistency.push(trainer, step, gradients)
+                with self.statistics.pushing([(g.table, len(g.keys)) for g in gradients]):
+                    self.consistency.push(trainer, step, gradients)
                 if self.ledger is not None:
                     self.ledger.note(trainer, incarnation, sequence, sum(len(g.keys) for g in gradients))
+                slow = self.statistics.pushed(trainer, step)
+                if slow and self.server == 0:  # every server sees it; one says it
+                    logger.warning(slow)
 
     def assign(self, trainer: int, incarnation: int, sequence: int, parts: list[tuple[int, Keys, Values]]) -> None:
         """Set rows of tables; a repeated message does nothing."""
@@ -179,9 +194,12 @@ class Service:
         self.end_load(apply=True)
 
     def status(self) -> dict[str, Any]:
-        """Return rows, bytes, the step of this server, and the largest staleness in steps that it has answered a pull with."""
-        mode = self._consistency
-        return {**self.tables.status(), "step": mode.step if mode else 0, "staleness": mode.largest_staleness if mode else None}
+        """Return what docs/statistics.md lists: tables and their counters, the step, staleness, latencies, trainers."""
+        mode, found, total = self._consistency, self.tables.status(), self.statistics.total()
+        for number, counters in enumerate(found["tables"].values()):
+            counters.update(self.statistics.tables(total, number))
+        told = {"step": mode.step if mode else 0, "staleness": mode.largest_staleness if mode else None}
+        return {**found, **told, **self.statistics.status()}
 
     def _check_fits(self, spec: TableSpec, saved: Mapping[str, Any] | None, directory: str) -> None:
         if saved is None:

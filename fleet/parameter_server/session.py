@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
-from fleet.parameter_server import native
+from fleet.parameter_server import native, report
 from fleet.parameter_server.announced import Announced, Gathered, Ids
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
@@ -47,6 +48,10 @@ class Session:
         self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
         self._num_unsent, self._rate = 0, 0.0  # steps in it, learning rate of the newest
         self._warned = False
+        self._said_slow: set[bytes] = set()
+        self.client.on_slow = lambda text: runtime.tell("slow server", text.encode())  # trainer 0 says it, once
+        if runtime.role.rank == 0:
+            runtime.listen("slow server", self._say_slow)
         runtime.closers.append(self._close)
         runtime.forgetters.append(self.client.forget)
 
@@ -154,9 +159,17 @@ class Session:
             self._unsent, self._num_unsent = {}, 0
             self.client.push([(tables[name], self._sum(tables[name], parts)) for name, parts in unsent.items()], self._rate)
 
+    def _say_slow(self, rank: int, text: bytes) -> None:
+        server = text.split()[1]
+        if server not in self._said_slow:
+            self._said_slow.add(server)
+            logger.warning(f"{text.decode()} (seen by trainer {rank})")
+
     def _close(self) -> None:
         try:
             self._send()
+            if self._runtime.role.servers and self._runtime.role.rank == 0 and not hasattr(sys, "last_type"):  # not after an error
+                print(report.closing_table(report.of(self.client)), flush=True)
         except FleetError as error:  # the job is over either way; the cause was raised where it could be
             logger.warning(f"the last steps were not pushed: {error}")
         self.client.close()

@@ -139,10 +139,13 @@ class Tables:
         return Gradient(gradients[0].table, keys, values, gradients[0].learning_rate)
 
     def status(self) -> dict[str, Any]:
-        """Return rows and bytes of every table."""
+        """Return rows, bytes and the counters of row life of every table."""
         return {
             "server": self.server,
-            "tables": {s.name: {"rows": r.size, "bytes": r.memory_bytes} for s, r in zip(self.specs, self.rows, strict=True)},
+            "tables": {
+                s.name: {"rows": r.size, "bytes": r.memory_bytes, **r.life_counts()}
+                for s, r in zip(self.specs, self.rows, strict=True)
+            },
         }
 
     def number(self, name: str) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.errors import SnapshotError
-from fleet.parameter_server import snapshot
+from fleet.parameter_server import report, snapshot
 from fleet.parameter_server.session import Session
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ class Weights:
 
     def __init__(self, session: Session, embeddings: dict[str, Embedding]) -> None:
         self._session, self._embeddings = session, embeddings
+
+    def stats(self) -> dict[str, Any]:
+        """Return what the servers count."""
+        return report.of(self._session.client)
 
     def flush(self) -> None:
         """Return once the servers have taken every push of this trainer."""
