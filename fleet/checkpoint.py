@@ -26,6 +26,7 @@ from fleet import disk, logger, paddle_wheel
 from fleet.errors import ConfigError, FleetError, SnapshotError
 from fleet.runtime import current
 from fleet.together import on_first, patience, together
+from fleet.track import Track
 
 FORMAT = "fleet checkpoint 1"
 TABLES_MANIFEST = os.path.join("tables", "manifest.json")
@@ -77,6 +78,8 @@ class Checkpointer:
         if loader is not None:
             loader.after_batch = self._after_batch
         self._runtime.after_step.append(self._after_step)
+        recovery = self._runtime.recovery
+        self._track = Track(self._runtime, recovery, model, optimizer, loader) if recovery is not None else None
 
     def epochs(self, num_epochs: int) -> Iterator[int]:
         """Resume from the newest checkpoint, if there is one, then yield the epochs that are left; save after each.
@@ -86,6 +89,8 @@ class Checkpointer:
         """
         self._runtime.num_epochs = num_epochs
         self.restore()
+        if self._track is not None:
+            self._track.begin(self.step, self.epoch)
         while self.epoch < num_epochs:
             yield self.epoch
             self.epoch += 1
@@ -96,6 +101,9 @@ class Checkpointer:
         if self._restored:
             return False
         self._restored = True
+        if self._runtime.recovery is not None and self._runtime.recovery.rejoins:
+            self._rejoin()
+            return True
         # Trainer 0 looks, so that all load the same one.
         found = self._runtime.meet("Checkpointer.restore()", (self._newest() or "").encode())[0].decode()
         if not found:
@@ -133,10 +141,22 @@ class Checkpointer:
             on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
             raise
 
+    def _rejoin(self) -> None:
+        """Take up the place of this trainer's earlier life, among others that go on."""
+        assert self._track is not None
+        place = self._track.take_up()
+        self.step, self.epoch = place["step"], place["epoch"]
+        print(f"rejoined at step {self.step}", flush=True)
+        every, loader = self._every_steps, self._loader
+        if every is not None and self.step % every == 0 and place["saved"] != self.step and loader.batches_done < len(loader):
+            self.save()  # the others wait there
+
     def _note(self, path: str) -> None:
         """Tell whoever starts processes again which checkpoint is the newest."""
         if self._runtime.recovery is not None:
             self._runtime.recovery.plan(checkpoint=path)
+        if self._track is not None:
+            self._track.note(self.step, self.epoch, self.step)
 
     def _after_step(self) -> None:
         self.step += 1
@@ -148,6 +168,8 @@ class Checkpointer:
     def _after_batch(self) -> None:
         if self._due and self._loader.batches_done < len(self._loader):  # the end of the epoch saves anyway
             self.save()
+        elif self._track is not None:
+            self._track.note(self.step, self.epoch)
 
     def _newest(self) -> str | None:
         if not os.path.isdir(self.directory):

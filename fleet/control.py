@@ -58,10 +58,11 @@ class Host:
     Args:
         path: where to listen (AF_UNIX).
         heard: called in the host's thread with (kind, rank, payload) of every ``tell``.
+        returns: a trainer that was lost is started again, alone or with all others: wait for it as for one that is late.
     """
 
-    def __init__(self, path: str, world_size: int, heard: Callable[[str, int, bytes], None]) -> None:
-        self._world_size, self._heard = world_size, heard
+    def __init__(self, path: str, world_size: int, heard: Callable[[str, int, bytes], None], returns: bool = False) -> None:
+        self._world_size, self._heard, self._returns = world_size, heard, returns
         self._selector = selectors.DefaultSelector()
         self._listener = _listen(path)
         self._path = path
@@ -224,6 +225,8 @@ class Host:
             return
         self._line_of.pop(rank, None)
         self._seated.pop(rank, None)
+        if self._returns and rank not in self._ended:
+            return
         self._ended.setdefault(rank, "was lost")
         self._check_absent()
 

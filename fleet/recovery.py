@@ -13,16 +13,16 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import time
 import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from fleet import env
 
 PLAN = "recovery.json"
 _MAGIC = b"FLTPOS1\0"
-_HEAD = struct.Struct("<8sQB")  # magic, steps taken in this run, whether it is in a call that others share
-_TAKEN_AT, _BUSY_AT = 8, 16
+_HEAD = struct.Struct("<8sQB")  # magic, steps taken in this run, whether the place is behind
+_TAKEN_AT, _BUSY_AT, _INCARNATION_AT = 8, 16, 24
 _SLOT = struct.Struct("<QII")  # number, bytes, crc32; then JSON
 _SLOT_AT, _SLOT_BYTES = 64, 8128
 _FILE_BYTES = _SLOT_AT + 2 * _SLOT_BYTES
@@ -41,8 +41,8 @@ class Place(NamedTuple):
     """What a trainer's position file says."""
 
     taken: int  # steps in this run, those of its earlier lives included
-    busy: bool  # in a call of all trainers, whose others may be past the first half
-    data: dict[str, Any] | None  # where its data stand; None before anything was noted
+    busy: bool  # it began a call of all trainers since: the others may be past it
+    data: dict[str, Any] | None  # where its data stood; None before anything was noted
 
 
 class Recovery:
@@ -61,12 +61,12 @@ class Recovery:
         self.rejoins = rejoins
         path = position_path(directory, rank)
         self.place = read_position(path)  # as its earlier life left it
-        self._taken, self._number, self._depth = self.place.taken, 0, 0
+        self._taken, self._number = self.place.taken, 0
         self._plan = read_plan(directory)
         with open(path, "a+b") as file:
             file.truncate(_FILE_BYTES)
             self._map = mmap.mmap(file.fileno(), _FILE_BYTES)  # outlives a kill: the pages belong to the kernel
-        self._map[:] = bytes(_FILE_BYTES)
+        self._map[_SLOT_AT:] = bytes(_FILE_BYTES - _SLOT_AT)
         _HEAD.pack_into(self._map, 0, _MAGIC, self._taken, 0)
         if rejoins and self.place.data is not None:
             self.note(self.place.data)  # a life that dies before its first step leaves what it found
@@ -87,31 +87,35 @@ class Recovery:
         self._taken += 1
         struct.pack_into("<Q", self._map, _TAKEN_AT, self._taken)
 
-    @contextlib.contextmanager
-    def shared_call(self) -> Iterator[None]:
-        """Note that this trainer is in a call of all trainers, of which the others may be past the first half.
+    def incarnation(self) -> int:
+        """Return a number for this life, larger than that of every earlier one, whatever the clock says."""
+        mine = max(time.time_ns(), 1 + int(struct.unpack_from("<Q", self._map, _INCARNATION_AT)[0]))
+        struct.pack_into("<Q", self._map, _INCARNATION_AT, mine)
+        return mine
 
-        A call that raises leaves the note: where the others stand is not known any more.
-        """
-        self._depth += 1
+    def shared_call(self) -> None:
+        """Note that a call of all trainers begins: until the next :meth:`note` the last one is behind what the others know."""
         self._map[_BUSY_AT] = 1
-        try:
-            yield
-            self._map[_BUSY_AT] = self._depth > 1
-        finally:
-            self._depth -= 1
 
     def note(self, data: dict[str, Any]) -> None:
-        """Note where the data stand, in the older of two slots: a kill in the middle leaves the other."""
+        """Note where the data stand, in the older of two slots: a kill in the middle leaves the other.
+
+        A note that is too large, or no JSON, is none: then this trainer cannot be started again alone.
+        """
         import json
 
-        text = json.dumps(data).encode()
+        try:
+            text = json.dumps(data).encode()
+        except TypeError:  # a state of the user's own
+            text = bytes(_SLOT_BYTES)
         if len(text) > _SLOT_BYTES - _SLOT.size:
-            raise ValueError(f"a position of {len(text)} bytes")
+            self._map[_BUSY_AT] = 1
+            return
         self._number += 1
         at = _SLOT_AT + self._number % 2 * _SLOT_BYTES
         self._map[at + _SLOT.size : at + _SLOT.size + len(text)] = text
         _SLOT.pack_into(self._map, at, self._number, len(text), zlib.crc32(text))
+        self._map[_BUSY_AT] = 0
 
 
 def of(directory: str, rank: int) -> Recovery | None:

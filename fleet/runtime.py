@@ -16,7 +16,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, TypeVar
 
 from fleet import env, recovery
@@ -55,6 +54,7 @@ class Runtime:
         self.samples_trained = 0  # global samples of all steps
         self.position = (0, 0, 0)  # epoch, batches done of it, batches of an epoch: of the loader in hand
         self.logged = 0  # calls of fleet.log
+        self.before_push: list[Callable[[], None]] = []  # run before the gradients of a step go to servers
         self.after_step: list[Callable[[], None]] = []  # run at the end of each optimizer step
         self.recovery = recovery.of(env.get("FLEET_LOG_DIR"), role.rank) if role.kind == "trainer" else None
         if self.recovery is not None:
@@ -68,12 +68,12 @@ class Runtime:
         self._hearing = threading.Lock()  # guards the two below: notes come in the control thread
         self._readers: dict[str, Callable[[int, bytes], None]] = {}  # kind of tell -> reader, in trainer 0
         self._unread: dict[str, deque[tuple[int, bytes]]] = {}  # notes that came before their reader
-        self._calls: dict[str, int] = {}
+        self.calls: dict[str, int] = {}  # meetings so far, by what they were for
         self._group: Any = None
         if role.kind == "trainer" and role.world_size > 1:
             path = _control_path(role)
             if role.rank == 0:
-                self.host = Host(path, role.world_size, self._hear)
+                self.host = Host(path, role.world_size, self._hear, recovery.restarts("trainer") > 0)
             self.channel = Channel(path, role.rank, role.world_size, timeout_s)
         self.agree_strategy(strategy)
 
@@ -81,14 +81,13 @@ class Runtime:
         """Wait for all trainers at the n-th call of ``what``; return their payloads in rank order."""
         if self.channel is None:
             return [payload]
-        self._calls[what] = self._calls.get(what, 0) + 1
+        if self.recovery is not None:
+            if self.recovery.rejoins:  # the others met its earlier life here, and agreed
+                return [payload] * self.role.world_size
+            self.recovery.shared_call()
+        self.calls[what] = self.calls.get(what, 0) + 1
         wait_s = self.timeout_s if timeout_s is None else timeout_s
-        with self.shared_call():
-            return self.channel.meet(f"{what}, call {self._calls[what]}", payload, wait_s)
-
-    def shared_call(self) -> AbstractContextManager[None]:
-        """Return a context for a call of all trainers: one that dies in it cannot be started again alone."""
-        return self.recovery.shared_call() if self.recovery is not None else contextlib.nullcontext()
+        return self.channel.meet(f"{what}, call {self.calls[what]}", payload, wait_s)
 
     def tell(self, kind: str, payload: bytes) -> None:
         """Hand a note to trainer 0's reader of ``kind``; never waits."""

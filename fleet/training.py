@@ -87,7 +87,9 @@ class Job:
         found = embedding.find(self.model)
         uploads = any(not isinstance(layer, embedding.Embedding) for layer in found.values())
         moved = {id(w) for layer in found.values() for w in embedding.weights(layer)}
-        self.session = Session(self.runtime, dict(block), incarnation=time.time_ns())
+        recovery = self.runtime.recovery
+        incarnation = time.time_ns() if recovery is None else recovery.incarnation()
+        self.session = Session(self.runtime, dict(block), incarnation)
         for path, layer in found.items():
             if not isinstance(layer, embedding.Embedding):
                 embedding.convert(layer, path)
@@ -140,6 +142,8 @@ class Job:
             runtime.samples_trained += runtime.share.num_global
         if self.loader is not None:
             runtime.position = (self.loader.epoch, self.loader.batches_done, len(self.loader))
+        for note in runtime.before_push:
+            note()
 
 
 class DistributedOptimizer:

@@ -36,7 +36,8 @@ ARROWS: dict[str, str] = {
     "metrics": "errors runtime",
     "disk": "errors",
     "together": "errors runtime",
-    "checkpoint": "disk errors logger paddle_wheel runtime together",
+    "track": "recovery runtime",
+    "checkpoint": "track disk errors logger paddle_wheel runtime together",
     "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
     "progress": "face env errors runtime parameter_server.row_optimizer",

@@ -30,6 +30,7 @@ GREETING_S = 10.0  # to prove the secret
 BODY_S = 30.0  # silence inside a frame
 MAX_GREETINGS = 256  # connections that have not proved the secret yet; the oldest makes room for one more
 RETURN_S = 6.0  # for a trainer whose line broke to come back; more than link.RECONNECT_S
+RESTART_S = 60.0  # the same where the launcher starts trainers again
 CHUNK_BYTES = 256 << 10  # rows gathered between two sends: they are still in the L2 cache when the kernel copies them
 
 
@@ -270,7 +271,7 @@ class Server:
         """Give a trainer whose line broke time to come back before the others stop waiting for it."""
         if trainer in self._ended:
             return
-        self.all_ended.wait(RETURN_S)
+        self.all_ended.wait(RESTART_S if recovery.restarts("trainer") else RETURN_S)
         with self._guard:
             gone = self._lines_of[trainer] == life and trainer not in self._ended
             if gone:

@@ -48,6 +48,15 @@ class Weights:
         """Go on at the step of a snapshot that the servers have taken up."""
         self._session.restart(int(snapshot.read_manifest(directory)["step"]))
 
+    @property
+    def pushes(self) -> int:
+        """Return how many pushes this trainer has made."""
+        return self._session.client.step
+
+    def go_on(self, pushes: int) -> None:
+        """Go on behind so many pushes of an earlier life."""
+        self._session.restart(pushes)
+
     def has_open_tables(self) -> bool:
         """Return whether a table has no vocabulary, so that its rows are no plain weight."""
         return any(not e.vocabulary for e in self._embeddings.values())

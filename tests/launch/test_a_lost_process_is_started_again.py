@@ -100,8 +100,8 @@ def test_a_trainer_that_dies_in_a_call_of_all(start):
     run = start(TRAIN + plan(trainers_alone=True) + """
     steps(2)
     if os.environ["RANK"] == "1" and mine.place.taken == 0:
-        with mine.shared_call():
-            os.kill(os.getpid(), 9)
+        mine.shared_call()
+        os.kill(os.getpid(), 9)
     steps(30)
     """, "--trainer_num", "2", "--trainer_restarts", "1")  # fmt: skip
     assert run.wait() == 0, run.err
