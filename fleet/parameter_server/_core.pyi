@@ -114,6 +114,9 @@ def drop_padding(
         ValueError: a length is negative, or they do not add up.
     """
 
+def count_nonfinite(values: NDArray[np.float32]) -> int:
+    """Return how many of ``values[n]`` are NaN or infinite."""
+
 def merge_pushes(
     pushes: Sequence[tuple[NDArray[np.uint64], NDArray[np.float32]]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:

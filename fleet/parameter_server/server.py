@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import os
 import socket
+import struct
 import sys
 import threading
 import time
@@ -100,13 +101,14 @@ class Server:
                 endpoint.tune(line)
                 line.settimeout(GREETING_S)
                 wire.greet_client(line, self._secret, welcome)
+                _limit_silence(line)
                 with self._guard:
                     self._greeting.pop(line, None)
                 while self._one_request(line, trainer, incarnation):
                     pass
         except (OSError, MemoryError, wire.WireError) as error:
             who = f"trainer {trainer}" if trainer >= 0 else "a connection that has not proved the secret"
-            why = "it fell silent inside a frame" if isinstance(error, TimeoutError) else error
+            why = "it fell silent inside a frame" if isinstance(error, (TimeoutError, BlockingIOError)) else error
             logger.warning(f"server {self._service.server}: closed {who}: {why}")
         finally:
             with self._guard:
@@ -145,17 +147,19 @@ class Server:
             return self._lines_of[head.trainer]
 
     def _one_request(self, line: socket.socket, trainer: int, incarnation: int) -> bool:
-        line.settimeout(None)  # between frames a trainer may compute as long as it likes
         raw = memoryview(bytearray(wire.HEADER_BYTES))
-        first = line.recv_into(raw)
-        if not first:
-            return False
-        line.settimeout(BODY_S)
+        first = 0
+        while not first:
+            try:
+                first = line.recv_into(raw)
+            except BlockingIOError:
+                continue  # between frames a trainer may compute as long as it likes
+            if not first:
+                return False
         wire.receive_exactly(line, raw[first:])
         head = wire.unpack_header(raw)
-        body = np.empty(head.body_bytes, dtype=np.uint8).data
+        body = np.empty(head.body_bytes, dtype=np.uint8).data  # fresh: what is pushed may be kept
         wire.receive_exactly(line, body)
-        line.settimeout(None)
         try:
             # Who speaks was settled in the handshake, whatever this frame says.
             self._answer(line, head._replace(trainer=trainer, incarnation=incarnation), body)
@@ -182,7 +186,7 @@ class Server:
             parts = _numeric(wire.unpack_sections(body, head.num_tables))
             gradients = [Gradient(s.table, keys, values, s.learning_rate) for s, keys, values in parts]
             service.push(head.trainer, head.incarnation, head.sequence, head.step, gradients)
-            wire.send_json(line, done, {})
+            wire.send(line, done, (b"{}",))
         elif head.op == wire.ASSIGN:
             parts = _numeric(wire.unpack_sections(body, head.num_tables))
             service.assign(head.trainer, head.incarnation, head.sequence, [(s.table, k, v) for s, k, v in parts])
@@ -233,26 +237,29 @@ class Server:
             raise TableError(f"{size} bytes of rows in one answer", at=f"server {service.server}", fix="ask for fewer keys at once")
         service.wait(head.trainer, head.step)
         answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
-        line.sendall(wire.pack_header(answer))
+        sender = _Sender(line, wire.pack_header(answer))
         try:
             with service.statistics.pulling([(s.table, s.num_keys) for s in sections]):
-                self._send_rows(line, sections, bool(head.flags & wire.CREATE))
-        except (FleetError, MemoryError) as error:  # inside a frame an ERROR would be taken for rows
-            raise ConnectionAbortedError(f"an answer broke off: {error!r}") from error
+                self._send_rows(sender, sections, bool(head.flags & wire.CREATE))
+        except (FleetError, MemoryError) as error:
+            if not sender.begun and isinstance(error, FleetError):
+                raise
+            raise ConnectionAbortedError(f"an answer broke off: {error!r}") from error  # an ERROR would be taken for rows
 
-    def _send_rows(self, line: socket.socket, sections: list[wire.Section], create: bool) -> None:
-        service = self._service
+    def _send_rows(self, sender: _Sender, sections: list[wire.Section], create: bool) -> None:
+        tables = self._service.tables
         for s in sections:
             keys = np.frombuffer(s.keys or b"", dtype=np.uint64)
             reply = wire.Section(s.table, s.num_keys, s.dim, None, memoryview(b""))
-            line.sendall(wire.section_head(reply))
+            sender.add(wire.section_head(reply))
             rows = max(1, CHUNK_BYTES // (4 * s.dim))
-            buffer = np.empty((min(rows, s.num_keys), s.dim), dtype=np.float32)
             for start in range(0, s.num_keys, rows):
                 part = keys[start : start + rows]
-                service.tables.pull(s.table, part, buffer[: len(part)], create)
-                line.sendall(buffer[: len(part)].data.cast("B"))
-            line.sendall(wire.padding(reply))
+                found = np.empty((len(part), s.dim), dtype=np.float32)
+                tables.pull(s.table, part, found, create)
+                sender.add(found.data.cast("B"))
+            sender.add(wire.padding(reply))
+        sender.flush()
 
     def _note_end(self, trainer: int) -> None:
         with contextlib.suppress(ConfigError):  # it never opened a table
@@ -279,6 +286,33 @@ class Server:
         if gone:
             with contextlib.suppress(ConfigError):  # it never opened a table
                 self._service.consistency.lost(trainer, f"trainer {trainer} lost its connection")
+
+
+class _Sender:
+    """Sends an answer in pieces of about CHUNK_BYTES: a small one in a single system call, which wakes its reader once."""
+
+    def __init__(self, line: socket.socket, header: bytes) -> None:
+        self._line, self._parts, self._held = line, [memoryview(header)], 0
+        self.begun = False  # something went out
+
+    def add(self, part: bytes | memoryview) -> None:
+        if len(part):
+            self._parts.append(memoryview(part))
+            self._held += len(part)
+        if self._held >= CHUNK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        self.begun = True
+        wire.send_parts(self._line, self._parts)
+        self._parts, self._held = [], 0
+
+
+def _limit_silence(line: socket.socket) -> None:
+    """Let reads fail after BODY_S without a byte. By the kernel: Python's own timeout costs a second system call for each."""
+    line.settimeout(None)
+    limit = struct.pack("@ll", int(BODY_S), int(BODY_S % 1 * 1_000_000))
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def _directory(ask: dict[str, Any]) -> str:

@@ -101,7 +101,7 @@ class Tables:
         if not abs(gradient.learning_rate) <= FLOAT32_MAX:  # NaN too
             raise TableError(f"learning rate {gradient.learning_rate} for table {spec.name!r} from trainer {trainer}",
                              at=f"server {self.server}", fix="give the optimizer a finite learning rate")  # fmt: skip
-        bad = gradient.values.size - int(np.count_nonzero(np.isfinite(gradient.values)))
+        bad = self.core.count_nonfinite(gradient.values.reshape(-1))
         if bad:
             raise self._not_finite(spec.name, bad, f"trainer {trainer}")
 

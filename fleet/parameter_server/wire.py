@@ -149,7 +149,11 @@ def send(line: Line, head: Header, parts: Iterable[bytes | memoryview] = ()) -> 
     """Send one frame, gathered from its parts in few system calls."""
     body = [memoryview(p).cast("B") for p in parts if len(p)]
     head = head._replace(body_bytes=sum(len(p) for p in body))
-    queue = [memoryview(pack_header(head)), *body]
+    send_parts(line, [memoryview(pack_header(head)), *body])
+
+
+def send_parts(line: Line, queue: list[memoryview]) -> None:
+    """Send bytes gathered from parts, of one byte an item; takes the list apart."""
     while queue:
         sent = line.sendmsg(queue[:1024])  # IOV_MAX of Linux
         while queue and sent >= len(queue[0]):

@@ -28,20 +28,22 @@ inline std::string shape_text(const std::vector<py::ssize_t>& shape) {
 // Raises TypeError if it is no array or has another dtype, ValueError for shape, layout or a read-only output.
 template <class T>
 py::array take(const py::handle& object, const char* name, const std::vector<py::ssize_t>& shape, bool writes = false) {
-  const std::string wanted = std::string(py::str(static_cast<py::handle>(py::dtype::of<T>()))) + shape_text(shape);
+  const auto wanted = [&shape] {  // made when it is needed: NumPy names a dtype in Python code, 5 us
+    return std::string(py::str(static_cast<py::handle>(py::dtype::of<T>()))) + shape_text(shape);
+  };
   if (!py::isinstance<py::array>(object)) {
-    throw py::type_error(std::string(name) + " must be a numpy array " + wanted + ", got " +
+    throw py::type_error(std::string(name) + " must be a numpy array " + wanted() + ", got " +
                          std::string(py::str(py::type::handle_of(object).attr("__name__"))));
   }
   auto array = py::reinterpret_borrow<py::array>(object);
   if (!array.dtype().equal(py::dtype::of<T>())) {
-    throw py::type_error(std::string(name) + " must be " + wanted + ", got dtype " +
+    throw py::type_error(std::string(name) + " must be " + wanted() + ", got dtype " +
                          std::string(py::str(static_cast<py::handle>(array.dtype()))));
   }
-  const std::vector<py::ssize_t> got(array.shape(), array.shape() + array.ndim());
-  bool fits = got.size() == shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == got[i];
-  if (!fits) throw py::value_error(std::string(name) + " must be " + wanted + ", got shape " + shape_text(got));
+  bool fits = static_cast<size_t>(array.ndim()) == shape.size();
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] == kAny || shape[i] == array.shape(static_cast<py::ssize_t>(i));
+  const std::vector<py::ssize_t> got(array.shape(), array.shape() + (fits ? 0 : array.ndim()));
+  if (!fits) throw py::value_error(std::string(name) + " must be " + wanted() + ", got shape " + shape_text(got));
   const int flags = array.flags();
   if ((flags & py::array::c_style) == 0 || (flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_) == 0) {
     throw py::value_error(std::string(name) + " must be C-contiguous and aligned; numpy.ascontiguousarray makes it so");

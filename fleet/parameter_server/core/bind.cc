@@ -150,6 +150,14 @@ size_t merge(const py::handle& grads_, const py::handle& inverse_, float factor,
   return kernels().scale(to, size, factor);
 }
 
+size_t count_nonfinite(const py::handle& values_) {
+  const py::array values = take<float>(values_, "values", {kAny});
+  const float* from = in<float>(values);
+  const auto n = static_cast<size_t>(values.shape(0));
+  const py::gil_scoped_release released;
+  return kernels().count_nonfinite(from, n);
+}
+
 py::tuple merge_pushes_of(const py::list& list) {
   std::vector<py::array> held;
   std::vector<Push> pushes;
@@ -261,6 +269,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("shard_of", &shard_of, py::arg("ids"), py::arg("salt"));
   module.def("expand", &expand, py::arg("rows"), py::arg("inverse"), py::arg("out"));
   module.def("merge", &merge, py::arg("grads"), py::arg("inverse"), py::arg("scale"), py::arg("out"));
+  module.def("count_nonfinite", &count_nonfinite, py::arg("values"));
   module.def("merge_pushes", &merge_pushes_of, py::arg("pushes"));
   module.def("frozen_read", &frozen_read, py::arg("ids"), py::arg("out"), py::arg("index"), py::arg("keys"), py::arg("rows"),
              py::arg("dtype"), py::arg("salt"));

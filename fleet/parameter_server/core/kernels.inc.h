@@ -386,6 +386,7 @@ void add_rows_of(const float* grads, size_t dim_, const uint32_t* inverse, size_
 
 void expand(const float* rows, size_t dim, const uint32_t* inverse, size_t count, float* out) {
   switch (dim) {
+    case 10: return expand_rows<10>(rows, dim, inverse, count, out);
     case 8: return expand_rows<8>(rows, dim, inverse, count, out);
     case 16: return expand_rows<16>(rows, dim, inverse, count, out);
     case 32: return expand_rows<32>(rows, dim, inverse, count, out);
@@ -395,6 +396,7 @@ void expand(const float* rows, size_t dim, const uint32_t* inverse, size_t count
 
 void add_rows(const float* grads, size_t dim, const uint32_t* inverse, size_t count, float* out) {
   switch (dim) {
+    case 10: return add_rows_of<10>(grads, dim, inverse, count, out);
     case 8: return add_rows_of<8>(grads, dim, inverse, count, out);
     case 16: return add_rows_of<16>(grads, dim, inverse, count, out);
     case 32: return add_rows_of<32>(grads, dim, inverse, count, out);

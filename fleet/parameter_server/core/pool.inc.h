@@ -42,16 +42,16 @@ void pool_of(const Bags& bags, const float* rows, size_t dim_, float* out) {
   const size_t dim = D != 0 ? D : dim_;
   each_bag(bags, [&](size_t bag, size_t begin, size_t end, float factor) {
     float* __restrict to = out + bag * dim;
-    for (size_t j = 0; j < dim; ++j) to[j] = 0.0f;
-    if (factor == 0.0f) return;
-    for (size_t i = begin; i < end; ++i) {
+    float sums[D != 0 ? D : 1];  // in registers where the number is known
+    float* __restrict sum = D != 0 ? sums : to;
+    for (size_t j = 0; j < dim; ++j) sum[j] = 0.0f;
+    for (size_t i = begin; i < end && factor != 0.0f; ++i) {
       if (i + kPoolAhead < bags.num_ids) fetch_row(rows + size_t{bags.inverse[i + kPoolAhead]} * dim, dim, false);
       const float* __restrict row = rows + size_t{bags.inverse[i]} * dim;
       const float weight = weight_of(bags, i);
-      for (size_t j = 0; j < dim; ++j) to[j] += weight * row[j];
+      for (size_t j = 0; j < dim; ++j) sum[j] += weight * row[j];
     }
-    if (factor == 1.0f) return;
-    for (size_t j = 0; j < dim; ++j) to[j] *= factor;
+    for (size_t j = 0; j < dim; ++j) to[j] = sum[j] * factor;
   });
 }
 
@@ -94,6 +94,7 @@ void weight_gradients(const Bags& bags, const float* rows, const float* grads, s
 void pool(const Bags& bags, const float* rows, size_t dim, float* out) {
   switch (dim) {
     case 8: return pool_of<8>(bags, rows, dim, out);
+    case 10: return pool_of<10>(bags, rows, dim, out);
     case 16: return pool_of<16>(bags, rows, dim, out);
     case 32: return pool_of<32>(bags, rows, dim, out);
     default: return pool_of<0>(bags, rows, dim, out);
@@ -103,6 +104,7 @@ void pool(const Bags& bags, const float* rows, size_t dim, float* out) {
 void unpool(const Bags& bags, const float* grads, size_t dim, float* out) {
   switch (dim) {
     case 8: return unpool_of<8>(bags, grads, dim, out);
+    case 10: return unpool_of<10>(bags, grads, dim, out);
     case 16: return unpool_of<16>(bags, grads, dim, out);
     case 32: return unpool_of<32>(bags, grads, dim, out);
     default: return unpool_of<0>(bags, grads, dim, out);
