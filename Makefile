@@ -25,7 +25,7 @@ endif
 PY := $(ENV)/bin/python
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(PY) -m pip install -q
 
-CORE := $(wildcard fleet/parameter_server/core/*.cc fleet/parameter_server/core/*.h)
+CORE := $(wildcard fleet/parameter_server/core/*.cc fleet/parameter_server/core/*.h fleet/parameter_server/core/*/*.h)
 SETUP := setup.py pyproject.toml
 # What an environment holds is said by stamps inside it. Their name holds this tree's path: an environment that another
 # tree installed itself into is not ours.

@@ -42,7 +42,7 @@ def core_extension() -> list[Extension]:
         return []
     ParallelCompile(default=os.cpu_count() or 1).install()  # one compiler per core: half the time
     sources = sorted(str(path) for path in (ROOT / CORE).glob("*.cc"))
-    headers = sorted(str(path) for path in (ROOT / CORE).glob("*.h"))
+    headers = sorted(str(path) for path in (ROOT / CORE).rglob("*.h"))
     return [
         Pybind11Extension(
             "fleet.parameter_server._core",

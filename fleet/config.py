@@ -26,16 +26,19 @@ class Field(NamedTuple):
     high: float | None = None
     choices: tuple[str, ...] = ()
     none_ok: bool = False  # None means "fleet chooses", said in ``meaning``
+    settings: Mapping[str, tuple[Field, ...]] = {}  # choice -> what {"name": the choice, ...} may set besides
+    below: float | None = None
 
     def expected(self) -> str:
         """Say what this field takes: ``an int >= 1``."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            form = ', or {"name": one of these, ...}' if self.settings else ""
+            return "one of " + ", ".join(self.choices) + form
         text = {bool: "True or False", int: "an int", float: "a number", str: "a string"}[self.kind]
         if self.low is not None and self.high is not None:
             return f"{text} from {self.low:g} to {self.high:g}"
         if self.low is not None:
-            return f"{text} >= {self.low:g}"
+            return f"{text} >= {self.low:g}" + (f" and below {self.below:g}" if self.below is not None else "")
         return text
 
     def accepts(self, value: Any) -> bool:
@@ -51,6 +54,8 @@ class Field(NamedTuple):
         elif not isinstance(value, self.kind):
             return False
         if self.choices and value not in self.choices:
+            return False
+        if self.below is not None and value >= self.below:
             return False
         return not (self.low is not None and value < self.low) and not (self.high is not None and value > self.high)
 
@@ -71,21 +76,25 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean {near!r}? {there}" if near else there
 
 
-def check(fields: Iterable[Field], values: Mapping[str, Any], *, block: str, at: Callable[[str], str]) -> dict[str, Any]:
+def check(fields: Iterable[Field], values: Mapping[str, Any], *, block: str, at: Callable[..., str]) -> dict[str, Any]:
     """Return all fields of a block: what ``values`` sets, else the defaults.
 
     Args:
         block: name of the block, as the user writes it (``buckets``); "" for the top level.
-        at: field name -> place, for the error.
+        at: field name, and what is inside it -> place, for the error.
 
     Raises:
         ConfigError: an unknown name, a wrong type, a value out of range.
     """
     known = {f.name: f for f in fields}
+    values = dict(values)
     for name, value in values.items():
         path = f"{block}.{name}" if block else str(name)
         if name not in known:
             raise ConfigError(f"there is no {path}", at=at(name), fix=did_you_mean(str(name), known))
+        if known[name].settings and isinstance(value, Mapping):
+            values[name] = _check_settings(known[name], value, path, lambda *keys, name=name: at(name, *keys))
+            continue
         if not known[name].accepts(value):
             field = known[name]
             raise ConfigError(
@@ -94,6 +103,15 @@ def check(fields: Iterable[Field], values: Mapping[str, Any], *, block: str, at:
                 fix=f"use a value in range, or delete it to take the default ({field.default})",
             )
     return {f.name: values.get(f.name, f.default) for f in known.values()}
+
+
+def _check_settings(field: Field, value: Mapping[str, Any], path: str, at: Callable[..., str]) -> dict[str, Any]:
+    """Return ``{"name": a choice, what is set for it}``, in the fields' order."""
+    name = value.get("name")
+    check([field._replace(name="name", settings={}, none_ok=False)], {"name": name}, block=path, at=at)
+    rest = {k: v for k, v in value.items() if k != "name"}
+    checked = check(field.settings[str(name)], rest, block=path, at=at)
+    return {"name": name, **{k: v for k, v in checked.items() if k in rest}}
 
 
 class Document:

@@ -186,8 +186,8 @@ def _about_tables(job: Any, block: dict[str, Any]) -> list[str]:
     from fleet.parameter_server import row_optimizer
 
     names = ", ".join(f"{n} (dim {e.dim}, {e.vocabulary or 'any'} ids)" for n, e in job.embeddings.items()) or "none"
-    optimizer, _ = row_optimizer.of(job.optimizer.inner, block["row_optimizer"])
-    lazy = " (lazy: only rows of the batch move)" if optimizer in row_optimizer.LAZY else ""
+    optimizer, constants = row_optimizer.of(job.optimizer.inner, block["row_optimizer"])
+    lazy = " (lazy: only rows of the batch move)" if row_optimizer.is_lazy(optimizer, constants) else ""
     where = "in this process" if not job.runtime.role.servers else "on the servers"
     only = "; only the rows are asynchronous, dense parameters meet every step" if block["consistency"] == "async" else ""
     numbers = "".join(f", {name} {block[name]}" for name in ("staleness", "merge_steps") if block[name] is not None)

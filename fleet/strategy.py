@@ -32,9 +32,9 @@ class Block(NamedTuple):
     name: str
     fields: tuple[Field, ...]
     conflicts: Mapping[str, str]  # name of another block -> why both cannot be on
-    complete: Callable[[dict[str, Any], Callable[[str], str]], dict[str, Any]]  # fills in what its fields imply, or refuses
+    complete: Callable[[dict[str, Any], Callable[..., str]], dict[str, Any]]  # fills in what its fields imply, or refuses
 
-    def checked(self, given: Mapping[str, Any], at: Callable[[str], str]) -> dict[str, Any]:
+    def checked(self, given: Mapping[str, Any], at: Callable[..., str]) -> dict[str, Any]:
         """Return every field of the block: what is given, else what is implied or the default."""
         return self.complete(config.check(self.fields, given, block=self.name, at=at), at)
 
@@ -49,7 +49,7 @@ def blocks() -> dict[str, Block]:
     return {m.NAME: Block(m.NAME, m.FIELDS, m.CONFLICTS, getattr(m, "complete", _as_given)) for m in loaded}
 
 
-def _as_given(values: dict[str, Any], _: Callable[[str], str]) -> dict[str, Any]:
+def _as_given(values: dict[str, Any], _: Callable[..., str]) -> dict[str, Any]:
     return values
 
 
@@ -92,7 +92,7 @@ class DistributedStrategy:
         return isinstance(other, DistributedStrategy) and self.effective() == other.effective()
 
     def __hash__(self) -> int:
-        return hash(tuple(tuple(v.items()) if isinstance(v, dict) else v for v in self.effective().values()))
+        return hash(repr(self.effective()))  # every block lists its fields in the order of their declaration
 
     def __repr__(self) -> str:
         return "DistributedStrategy(" + ", ".join(f"{k}={v!r}" for k, v in self._set.items()) + ")"
@@ -106,7 +106,8 @@ class DistributedStrategy:
         values: dict[str, Any] = {f.name: self._set.get(f.name, f.default) for f in PLAIN}
         for name, block in blocks().items():
             given = self._set.get(name)
-            values[name] = None if given is None else block.checked(given, lambda field: field)  # it was checked when it was set
+            # It was checked when it was set: this cannot fail.
+            values[name] = None if given is None else block.checked(given, lambda *keys: ".".join(keys))
         return values
 
     def fill_from(self, document: config.Document) -> None:
@@ -164,7 +165,7 @@ class DistributedStrategy:
                 fix="True takes the defaults; a dict sets " + ", ".join(f.name for f in block.fields),
             )
         given = {} if value is True else value
-        block.checked(given, lambda field: at(block.name, field))
+        block.checked(given, lambda *keys: at(block.name, *keys))
         for other, why in self._conflicts(block):
             what = f"{block.name} and {other} exclude each other: {why}"
             raise StrategyConflict(what, at=at(block.name), fix=f"turn one of them off: {other}=None")

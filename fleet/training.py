@@ -83,8 +83,9 @@ class Job:
         from fleet.parameter_server.session import Session
         from fleet.parameter_server.weights import Weights
 
-        rows = row_optimizer.of(inner, block["row_optimizer"])
         found = embedding.find(self.model)
+        wanted = block["row_optimizer"]
+        rows = {path: row_optimizer.of(inner, wanted, embedding.attributes(layer, path)) for path, layer in found.items()}
         uploads = any(not isinstance(layer, embedding.Embedding) for layer in found.values())
         moved = {id(w) for layer in found.values() for w in embedding.weights(layer)}
         recovery = self.runtime.recovery
@@ -93,7 +94,7 @@ class Job:
         for path, layer in found.items():
             if not isinstance(layer, embedding.Embedding):
                 embedding.convert(layer, path)
-            layer.join(self.session, path, rows, seed)
+            layer.join(self.session, path, rows[path], seed)
             self.embeddings[layer.table_name] = layer
         if self.runtime.role.rank == 0:
             for layer in found.values():

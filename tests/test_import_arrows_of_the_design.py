@@ -22,7 +22,8 @@ ARROWS: dict[str, str] = {
     "paddle_wheel": "errors",
     # What is declared beside the code that obeys it; the strategy collects it.
     "collective.strategies": "config",
-    "parameter_server.block": "config errors",
+    "parameter_server.block": "config errors parameter_server.spec",
+    "parameter_server.spec": "errors",
     "strategy": "config errors collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
     "recovery": "env",
@@ -31,7 +32,7 @@ ARROWS: dict[str, str] = {
     # The wings: neither knows the other.
     "collective": "env errors group runtime collective.strategies",
     "parameter_server": "disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
-                        "parameter_server.row_optimizer",
+                        "parameter_server.row_optimizer parameter_server.spec",
     "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
     "disk": "errors",
@@ -41,7 +42,7 @@ ARROWS: dict[str, str] = {
     "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
     "progress": "face env errors runtime parameter_server.row_optimizer",
-    "parameter_server.row_optimizer": "errors",
+    "parameter_server.row_optimizer": "errors parameter_server.spec",
     # The only one that knows both wings.
     "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",

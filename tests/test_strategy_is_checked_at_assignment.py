@@ -54,7 +54,13 @@ WRONG: list[tuple[str, Any, str]] = [
     ("parameter_server", {"prefetch": 2}, "parameter_server.prefetch"),
     ("parameter_server", {"prefetch": True}, "parameter_server.prefetch"),
     ("parameter_server", {"dense": "server"}, "parameter_server.dense"),
-    ("parameter_server", {"row_optimizer": "ftrl"}, "parameter_server.row_optimizer"),
+    ("parameter_server", {"row_optimizer": "lamb"}, "parameter_server.row_optimizer"),
+    ("parameter_server", {"row_optimizer": {"name": "lamb"}}, "parameter_server.row_optimizer.name"),
+    ("parameter_server", {"row_optimizer": {"epsilon": 1e-6}}, "parameter_server.row_optimizer.name"),
+    ("parameter_server", {"row_optimizer": {"name": "adam", "beta1": 1.0}}, "parameter_server.row_optimizer.beta1"),
+    ("parameter_server", {"row_optimizer": {"name": "adam", "dense": 1}}, "parameter_server.row_optimizer.dense"),
+    ("parameter_server", {"row_optimizer": {"name": "momentum", "nesterov": 1}}, "parameter_server.row_optimizer.nesterov"),
+    ("parameter_server", {"row_optimizer": ["adam"]}, "parameter_server.row_optimizer"),
 ]
 
 

@@ -155,6 +155,9 @@ def set_simd(level: str) -> None:
         ValueError: this CPU has no such level.
     """
 
+def row_optimizers() -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Return every row optimizer's constants: name -> (default, lowest, first that is too large)."""
+
 class Table:
     """A map from uint64 key to a row of ``dim`` weights with optimizer state. Any id is a key. Thread-safe.
 

@@ -5,8 +5,18 @@ from typing import Any
 
 from fleet.config import Field
 from fleet.errors import ConfigError
+from fleet.parameter_server.spec import FLAGS, OPTIMIZERS
 
 NAME = "parameter_server"
+# What a row optimizer may be told; its flags, but for the one that is not the user's to set, are True or False.
+_CONSTANTS = {
+    name: tuple(
+        Field(c, bool, bool(default), f"of {name}") if c in FLAGS else Field(c, float, default, f"of {name}", low=low, below=below)
+        for c, (default, low, below) in constants.items()
+        if c != "dense"
+    )
+    for name, constants in OPTIMIZERS.items()
+}
 FIELDS: tuple[Field, ...] = (
     Field("consistency", str, "sync", "what a pull may miss and what is waited for",
           choices=("sync", "half_async", "async", "bounded")),
@@ -15,8 +25,8 @@ FIELDS: tuple[Field, ...] = (
           low=0, none_ok=True),
     Field("merge_steps", int, None, "half_async: steps of a trainer that go as one push; None: 2", low=1, none_ok=True),
     Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
-    Field("row_optimizer", str, None, "None: the script's own; rowwise_adagrad keeps one float of state a row",
-          choices=("sgd", "adagrad", "rowwise_adagrad", "adam"), none_ok=True),
+    Field("row_optimizer", str, None, "None: the script's own; a name, or {'name': ..., constants}; rowwise_adagrad keeps one "
+          "float of state a row", choices=tuple(OPTIMIZERS), none_ok=True, settings=_CONSTANTS),
     Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "
           "for sync and bounded, carry_on for the others", choices=("rollback", "carry_on"), none_ok=True),
 )  # fmt: skip
@@ -27,7 +37,7 @@ CONFLICTS: dict[str, str] = {}
 _OF_ONE: dict[str, tuple[str, int]] = {"staleness": ("bounded", 2), "merge_steps": ("half_async", 2)}
 
 
-def complete(values: dict[str, Any], at: Callable[[str], str]) -> dict[str, Any]:
+def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
     """Return the block with what its consistency implies filled in.
 
     Raises:

@@ -33,8 +33,9 @@ FRAME_ROWS_BYTES = wire.MAX_BODY_BYTES // 8  # of one ASSIGN or bulk pull: bound
 class Table:
     """One table as a trainer sees it."""
 
-    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any) -> None:
+    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any, rate: float) -> None:
         self.spec = spec
+        self.rate = rate  # times the optimizer's learning rate
         self.numbers = numbers  # its number on each server
         self.unique = unique  # core.Unique, used by the client's thread only
 
@@ -83,14 +84,17 @@ class Client:
         self._thread = threading.Thread(target=self._work, name="fleet-client", daemon=True)  # joined by close
         self._thread.start()
 
-    def open(self, spec: TableSpec) -> Table:
+    def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
         """Return the table of this spec, made on the servers if it is not there yet.
+
+        Args:
+            rate: the table's own factor of the learning rate.
 
         Raises:
             TableError, ConfigError: another trainer opened it differently.
         """
         numbers = self._run(lambda: [link.open(spec.to_json(), self.mode, self._timeout_s) for link in self._links])
-        self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt))
+        self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt), rate)
         return self.tables[spec.name]
 
     def pull(self, wanted: list[tuple[Table, Keys]], create: bool, ahead: int = 0) -> Future[list[Pulled]]:
@@ -241,7 +245,8 @@ class Client:
             for (table, g), end in zip(gradients, ends, strict=True):
                 cut = slice(int(end[server] - g.counts[server]), int(end[server]))
                 if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
-                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], rate))
+                    own = float(np.float32(rate) * np.float32(table.rate))  # as Paddle computes it
+                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own))
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 began = time.perf_counter()
                 try:

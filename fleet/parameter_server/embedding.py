@@ -16,6 +16,7 @@ from fleet.errors import ConfigError
 from fleet.parameter_server.client import Table
 from fleet.parameter_server.lookup import POOLINGS, Lookup, Reader
 from fleet.parameter_server.pooling import Result, Weighted
+from fleet.parameter_server.row_optimizer import WeightAttributes
 from fleet.parameter_server.session import Session
 from fleet.parameter_server.spec import TableSpec
 
@@ -35,6 +36,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
         initializer: paddle.nn.initializer.Uniform, Normal or Constant; the default is Uniform(-0.01, 0.01).
             A row's first value comes from (seed, table, id) alone.
         name: of the table; the default is the layer's path in the model.
+        learning_rate: times the optimizer's, as ``ParamAttr(learning_rate=...)`` of an nn.Embedding.
         pooling: ``"sum"`` of weight times row; ``"mean"``: that over the sum of weights; ``"sqrtn"``: over the root of the
             sum of squared weights. Weights are 1 if none are given; a bag whose divisor is 0 reads as zeros.
         padding_id: the id that stands for none, -1 for example: it reads as zeros, gets no gradient and no row, and counts
@@ -57,7 +59,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None,
-                 pooling: str | None = None, padding_id: int | None = None) -> None:  # fmt: skip
+                 pooling: str | None = None, padding_id: int | None = None, learning_rate: float = 1.0) -> None:  # fmt: skip
         super().__init__()
         if type(dim) is not int or not 1 <= dim <= 65536:
             raise ConfigError(
@@ -76,9 +78,15 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             raise ConfigError(
                 f"padding_id must be an int of 64 bits, got {padding_id!r}", at="parameter_server.Embedding", fix="None: no padding"
             )
+        if isinstance(learning_rate, bool) or not isinstance(learning_rate, (int, float)) or not 0 <= learning_rate < float("inf"):
+            raise ConfigError(
+                f"learning_rate must be a number >= 0, got {learning_rate!r}", at="parameter_server.Embedding",
+                fix="give what the optimizer's rate is multiplied with",
+            )  # fmt: skip
         self.dim, self.vocabulary, self.table_name = dim, vocabulary, name
         self.pooling, self.padding_id = pooling, padding_id
         self._initial = _initial(initializer)
+        self._attributes = WeightAttributes("", float(learning_rate))
         self._upload: NDArray[np.float32] | None = None  # a converted embedding's weight, until the table is open
         self._session: Session | None = None
         self._table: Table | None = None
@@ -88,7 +96,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
         """Open the table; ``path`` is the layer's name in the model."""
         self.table_name = self.table_name or path or "embedding"  # no path: the model itself
         spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary)
-        self._session, self._table = session, session.open(spec)
+        self._session, self._table = session, session.open(spec, self._attributes.learning_rate)
         self._reader = Reader(f"table {self.table_name!r}", self.vocabulary, self.dim, self.pooling, self.padding_id)
 
     def upload(self) -> None:
@@ -197,6 +205,14 @@ def weights(layer: Any) -> list[Any]:
     return [p for p in layer._parameters.values() if p is not None]
 
 
+def attributes(layer: Any, path: str) -> WeightAttributes:
+    """Return what a layer that is or becomes a table says to the optimizer; without a weight it has the table's name."""
+    if not isinstance(layer, Embedding):
+        return WeightAttributes.of(layer.weight)
+    found: WeightAttributes = layer._attributes
+    return found._replace(name=found.name or layer.table_name or path)
+
+
 def _trainable(layer: Any) -> bool:
     return type(layer) is paddle.nn.Embedding and not layer.weight.stop_gradient
 
@@ -213,8 +229,6 @@ def convert(layer: Any, path: str) -> None:
         "max_norm": getattr(layer, "_max_norm", None) is not None,
         "scale_grad_by_freq": bool(getattr(layer, "_scale_grad_by_freq", False)),
         "a dtype other than float32": weight.dtype != paddle.float32,
-        "a learning rate of its own": getattr(weight, "optimize_attr", {}).get("learning_rate", 1.0) != 1.0,
-        "a regularizer": getattr(weight, "regularizer", None) is not None,
     }
     for name, present in refused.items():
         if present:
@@ -230,7 +244,7 @@ def convert(layer: Any, path: str) -> None:
     layer.__dict__.clear()
     layer.__class__ = Embedding
     layer.__dict__.update({**fresh.__dict__, **hooks})
-    layer._upload, layer.training = values, training
+    layer._upload, layer.training, layer._attributes = values, training, WeightAttributes.of(weight)
 
 
 def _initial(initializer: Any) -> tuple[str, tuple[float, float]]:

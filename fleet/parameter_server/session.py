@@ -55,9 +55,9 @@ class Session:
         runtime.closers.append(self._close)
         runtime.forgetters.append(self.client.forget)
 
-    def open(self, spec: TableSpec) -> Table:
-        """Open a table on all servers."""
-        return self.client.open(spec)
+    def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
+        """Open a table on all servers; ``rate`` is its own factor of the learning rate."""
+        return self.client.open(spec, rate)
 
     def announce(self, ids: Mapping[str, Ids | list[Ids]], create: bool) -> None:
         """Take the ids of a coming batch: table name -> uint64[n], repeats included, or a list of its fields' ids."""

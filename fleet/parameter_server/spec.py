@@ -9,7 +9,25 @@ from urllib.parse import quote
 
 from fleet.errors import TableError
 
-OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+# Row optimizer -> its constants -> (default, lowest, first that is too large): as core.row_optimizers() lists them, for those
+# who check a strategy without the core. docs/row_optimizer.md says what each computes.
+_EPSILON, _POSITIVE, _SHARE = (1e-6, 1e-37, 1e30), (0.0, 0.0, 1e30), (0.0, 1.0)
+_ADAGRAD = {"epsilon": _EPSILON, "initial_accumulator_value": _POSITIVE}
+_RMSPROP = {"rho": (0.95, *_SHARE), "epsilon": _EPSILON, "momentum": (0.0, *_SHARE)}
+_ADAM = {"beta1": (0.9, *_SHARE), "beta2": (0.999, *_SHARE), "epsilon": (1e-8, 1e-37, 1e30)}
+OPTIMIZERS: dict[str, dict[str, tuple[float, float, float]]] = {
+    "sgd": {},
+    "momentum": {"momentum": (0.9, *_SHARE), "nesterov": (0.0, 0.0, 2.0)},
+    "adagrad": _ADAGRAD,
+    "rowwise_adagrad": _ADAGRAD,
+    "decayed_adagrad": {**_ADAGRAD, "decay": (0.95, *_SHARE)},
+    "rmsprop": _RMSPROP,
+    "rmsprop_centered": _RMSPROP,
+    "adam": {**_ADAM, "dense": (0.0, 0.0, 2.0)},
+    "adamw": {**_ADAM, "weight_decay": (0.01, 0.0, 1e30)},
+    "ftrl": {"l1": _POSITIVE, "l2": _POSITIVE, "beta": (1.0, 1e-37, 1e30)},
+}
+FLAGS = ("nesterov", "dense")  # constants that are 0 or 1
 INITIALIZERS = ("uniform", "normal", "constant")
 MAX_NAME = 200  # bytes of a table's name as a directory of a snapshot; file systems allow 255
 NUM_SHARDS = 1024  # logical shards of a table: fixed, so that a snapshot of N servers loads on M

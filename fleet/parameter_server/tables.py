@@ -101,6 +101,10 @@ class Tables:
         if not abs(gradient.learning_rate) <= FLOAT32_MAX:  # NaN too
             raise TableError(f"learning rate {gradient.learning_rate} for table {spec.name!r} from trainer {trainer}",
                              at=f"server {self.server}", fix="give the optimizer a finite learning rate")  # fmt: skip
+        if spec.optimizer == "ftrl" and np.float32(gradient.learning_rate) <= 0:
+            fix = "let the schedule stay above 0, or use another row optimizer"
+            what = f"learning rate {gradient.learning_rate} for table {spec.name!r}: ftrl divides by it"
+            raise TableError(what, at=f"server {self.server}", fix=fix)
         bad = self.core.count_nonfinite(gradient.values.reshape(-1))
         if bad:
             raise self._not_finite(spec.name, bad, f"trainer {trainer}")

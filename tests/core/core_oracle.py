@@ -15,9 +15,10 @@ core = native.load()
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
 MASK = 2**64 - 1
+FLOAT_MAX = float(np.finfo(np.float32).max)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 M1, M2 = 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53
-OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+OPTIMIZERS = tuple(core.row_optimizers())
 LEVELS = tuple(core.core_info()["simd_levels"])
 
 
@@ -71,28 +72,60 @@ def sum_of_squares(g: F32) -> np.float32:
     return np.float32(part[0])
 
 
+def beta_power(beta: np.float32, exponent: int) -> np.float32:
+    """Multiply in float32 once a step, as Paddle does."""
+    power = beta
+    for _ in range(exponent - 1):
+        power = power * beta
+    return power
+
+
 def apply(optimizer: str, w: F32, s: F32, g: F32, lr: float, step: int, hyper: dict[str, float]) -> None:
-    """Update one row in place: weights ``w``, state ``s``."""
-    f = np.float32
+    """Update one row in place: weights ``w``, state ``s`` in blocks of ``len(w)``."""
+    f, one = np.float32, np.float32(1)
+    c = {name: f(hyper.get(name, default)) for name, (default, _, _) in core.row_optimizers()[optimizer].items()}
     rate, n = f(lr), len(w)
+    low, high, decay = f(hyper.get("clip_min", -FLOAT_MAX)), f(hyper.get("clip_max", FLOAT_MAX)), f(hyper.get("l2_decay", 0))
+    g = np.clip(g, low, high) + decay * w if {"clip_min", "clip_max", "l2_decay"} & set(hyper) else g
+    first, second, third = s[:n], s[n : 2 * n], s[2 * n :]
     if optimizer == "sgd":
         w -= rate * g
+    elif optimizer == "momentum":
+        s[:] = c["momentum"] * s + g
+        w -= rate * (g + c["momentum"] * s if c["nesterov"] else s)
     elif optimizer == "adagrad":
         s += g * g
-        w -= rate * g / (np.sqrt(s) + f(hyper.get("epsilon", 1e-6)))
+        w -= rate * g / (np.sqrt(s) + c["epsilon"])
+    elif optimizer == "decayed_adagrad":
+        s[:] = c["decay"] * s + (one - c["decay"]) * g * g
+        w -= rate * g / (np.sqrt(s) + c["epsilon"])
     elif optimizer == "rowwise_adagrad":
         s += sum_of_squares(g) / f(n)
-        w -= rate / (np.sqrt(s[0]) + f(hyper.get("epsilon", 1e-6))) * g
+        w -= rate / (np.sqrt(s[0]) + c["epsilon"]) * g
+    elif optimizer in ("rmsprop", "rmsprop_centered"):
+        first[:] = c["rho"] * first + (one - c["rho"]) * g * g
+        spread = first
+        if optimizer == "rmsprop_centered":
+            third[:] = c["rho"] * third + (one - c["rho"]) * g
+            spread = np.maximum(first - third * third, f(0))
+        second[:] = c["momentum"] * second + rate * g / np.sqrt(spread + c["epsilon"])
+        w -= second
+    elif optimizer in ("adam", "adamw"):
+        exponent = step if optimizer == "adamw" or c["dense"] else step + 1
+        root = np.sqrt(one - beta_power(c["beta2"], exponent))
+        if optimizer == "adamw":
+            w -= rate * c["weight_decay"] * w
+        first[:] = c["beta1"] * first + (one - c["beta1"]) * g
+        second[:] = c["beta2"] * second + (one - c["beta2"]) * g * g
+        scaled = rate * (root / (one - beta_power(c["beta1"], exponent)))
+        w -= scaled * (first / (np.sqrt(second) + c["epsilon"] * root))
     else:
-        beta1, beta2 = f(hyper.get("beta1", 0.9)), f(hyper.get("beta2", 0.999))
-        power1, power2 = beta1, beta2
-        for _ in range(step):  # in float32, and once before the first use, as Paddle's sparse CPU kernel does
-            power1, power2 = power1 * beta1, power2 * beta2
-        root = np.sqrt(f(1) - power2)
-        s[:n] = beta1 * s[:n] + (f(1) - beta1) * g
-        s[n:] = beta2 * s[n:] + (f(1) - beta2) * g * g
-        scaled = rate * (root / (f(1) - power1))
-        w -= scaled * (s[:n] / (np.sqrt(s[n:]) + f(hyper.get("epsilon", 1e-8)) * root))
+        assert optimizer == "ftrl"
+        total = second + g * g
+        first += g - (np.sqrt(total) - np.sqrt(second)) / rate * w
+        second[:] = total
+        divisor = (c["beta"] + np.sqrt(total)) / rate + c["l2"]
+        w[:] = np.where(np.abs(first) <= c["l1"], f(0), -(first - np.copysign(c["l1"], first)) / divisor)
 
 
 def table(dim: int = 4, optimizer: str = "adagrad", **changes: Any) -> Any:

@@ -18,14 +18,11 @@ using namespace fleet;
 
 namespace {
 
-Schema schema_of(size_t dim, Optimizer optimizer) {
+Schema schema_of(size_t dim, const char* optimizer) {
   Schema schema;
   schema.dim = dim;
-  schema.optimizer = optimizer;
-  schema.epsilon = 1e-6f;
-  schema.initial_accumulator = 0.5f;
-  schema.beta1 = 0.9f;
-  schema.beta2 = 0.999f;
+  schema.choose(*find_row_optimizer(optimizer));
+  if (schema.optimizer->initial_state >= 0) schema.constants[schema.optimizer->initial_state] = 0.5f;
   schema.initializer = Initializer::kNormal;
   schema.init_b = 0.1f;
   schema.seed = 3;
@@ -42,7 +39,7 @@ std::vector<uint64_t> random_ids(std::mt19937_64& random, size_t n, uint64_t ran
 }
 
 void sgd_equals_a_map(size_t dim) {
-  Table table(schema_of(dim, Optimizer::kSgd), 4);
+  Table table(schema_of(dim, "sgd"), 4);
   std::map<uint64_t, std::vector<float>> map;
   std::mt19937_64 random(dim);
   for (int call = 0; call < 30; ++call) {
@@ -65,12 +62,16 @@ void sgd_equals_a_map(size_t dim) {
 }
 
 void every_optimizer_at_every_level(size_t dim) {
-  for (Optimizer optimizer : {Optimizer::kSgd, Optimizer::kAdagrad, Optimizer::kRowwiseAdagrad, Optimizer::kAdam}) {
+  size_t num_optimizers = 0;
+  const RowOptimizer* optimizers = row_optimizers(&num_optimizers);
+  for (size_t number = 0; number < 2 * num_optimizers; ++number) {
+    Schema schema = schema_of(dim, optimizers[number / 2].name);
+    if (number % 2 == 1) schema.l2_decay = 0.01f;
     std::vector<float> first;
     for (Simd level : {Simd::kPortable, Simd::kAvx2, Simd::kAvx512}) {
       if (kernels_of(level) == nullptr) continue;
       choose_kernels(*kernels_of(level));
-      Table table(schema_of(dim, optimizer), 16);
+      Table table(schema, 16);
       std::mt19937_64 random(1);
       size_t nonfinite = 0;
       for (int step = 1; step < 4; ++step) {
@@ -106,9 +107,9 @@ std::map<uint64_t, uint16_t> epochs(Table& table) {
   return all;
 }
 
-void rows_say_when_they_changed(size_t life_bytes) {
-  Schema schema = schema_of(3, Optimizer::kAdagrad);
-  schema.life_bytes = life_bytes;
+void rows_say_when_they_changed(bool scored) {
+  Schema schema = schema_of(3, "adagrad");
+  schema.life.scored = scored;  // 4 bytes of life
   Table table(schema, 2);
   const auto set_epoch = [&table](uint16_t epoch) {
     for (uint32_t s = 0; s < table.num_stripes(); ++s) table.stripe(s).epoch = epoch;
@@ -132,7 +133,7 @@ void rows_say_when_they_changed(size_t life_bytes) {
 }
 
 void nonfinite_gradients_change_nothing() {
-  Table table(schema_of(3, Optimizer::kAdam), 1);
+  Table table(schema_of(3, "adam"), 1);
   const uint64_t ids[2] = {1, 2};
   const float grads[6] = {1, 2, 3, 4, std::numeric_limits<float>::infinity(), NAN};
   size_t nonfinite = 0;
@@ -140,7 +141,7 @@ void nonfinite_gradients_change_nothing() {
 }
 
 void threads_share_a_table() {
-  Table table(schema_of(5, Optimizer::kAdagrad), 2);
+  Table table(schema_of(5, "adagrad"), 2);
   std::vector<std::thread> threads;
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([&table, t] {
@@ -161,7 +162,7 @@ void threads_share_a_table() {
 }
 
 void files_come_back(const std::string& path) {
-  Table table(schema_of(7, Optimizer::kAdam), 16);
+  Table table(schema_of(7, "adam"), 16);
   std::mt19937_64 random(9);
   const std::vector<uint64_t> ids = random_ids(random, 3000, ~uint64_t{0});
   const std::vector<float> grads(3000 * 7, 0.5f);
@@ -170,7 +171,7 @@ void files_come_back(const std::string& path) {
   Saved saved;
   CHECK(save_table(table, path, 0, kNumShards, &saved).ok() && saved.rows == 3000);
   std::vector<char> keep(kNumShards, 1);
-  Table again(schema_of(7, Optimizer::kAdam), 1);
+  Table again(schema_of(7, "adam"), 1);
   uint64_t rows = 0;
   CHECK(load_table(again, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows).ok() && rows == 3000);
   std::ifstream file(path, std::ios::binary);
@@ -184,7 +185,7 @@ void files_come_back(const std::string& path) {
       bad[i < 150 ? random() % 400 : random() % whole.size()] ^= static_cast<char>(1 + random() % 255);
     }
     std::ofstream(path, std::ios::binary) << bad;
-    Table empty(schema_of(7, Optimizer::kAdam), 16);
+    Table empty(schema_of(7, "adam"), 16);
     const Status status = load_table(empty, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows);
     CHECK(status.ok() ? empty.size() == 3000 : status.kind == Status::kDamaged && empty.size() == 0 && !status.text.empty());
   }
@@ -196,7 +197,7 @@ void files_come_back(const std::string& path) {
 int main(int, char** arguments) {
   for (size_t dim : {1, 8, 16, 19}) sgd_equals_a_map(dim);
   for (size_t dim : {1, 3, 8, 16, 17, 32, 50}) every_optimizer_at_every_level(dim);
-  for (size_t life_bytes : {0, 8}) rows_say_when_they_changed(life_bytes);
+  for (bool scored : {false, true}) rows_say_when_they_changed(scored);
   nonfinite_gradients_change_nothing();
   threads_share_a_table();
   files_come_back(std::string(arguments[0]) + ".snapshot");

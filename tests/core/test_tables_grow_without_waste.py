@@ -21,7 +21,7 @@ def test_one_hundred_rows() -> None:
 
 
 def test_rows_are_packed() -> None:
-    for optimizer, state_dim in (("sgd", 0), ("adagrad", 17), ("rowwise_adagrad", 1), ("adam", 34)):
+    for optimizer, state_dim in (("sgd", 0), ("adagrad", 17), ("rowwise_adagrad", 1), ("adam", 34), ("rmsprop_centered", 51)):
         rows = table(17, optimizer)
         assert rows.state_dim == state_dim and rows.row_bytes == 12 + 4 * (17 + state_dim)  # key, epoch, seen
 

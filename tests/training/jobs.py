@@ -164,9 +164,8 @@ CASES: dict[str, Callable[[], None]] = {
               tables_without_servers, servers_but_off, tables_without_model, table_without_block)
 }  # fmt: skip
 CASES |= {
-    "momentum": _refused(lambda net: opt.Momentum(0.1, parameters=net.parameters())),
-    "adamw": _refused(lambda net: opt.AdamW(0.1, parameters=net.parameters())),
-    "weight_decay": _refused(lambda net: opt.SGD(0.1, parameters=net.parameters(), weight_decay=0.1)),
+    "lamb": _refused(lambda net: opt.Lamb(0.1, parameters=net.parameters())),
+    "l1_decay": _refused(lambda net: opt.SGD(0.1, parameters=net.parameters(), weight_decay=paddle.regularizer.L1Decay(0.1))),
     "grad_clip": _refused(lambda net: opt.SGD(0.1, parameters=net.parameters(), grad_clip=nn.ClipGradByGlobalNorm(1.0))),
     "groups": _refused(lambda net: opt.SGD(0.1, parameters=[{"params": net.parameters()}])),
     "amsgrad": _refused(lambda net: opt.Adam(0.1, parameters=net.parameters(), amsgrad=True)),

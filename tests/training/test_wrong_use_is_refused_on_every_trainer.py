@@ -24,10 +24,9 @@ TOGETHER = {  # two trainers, no server
     "table_without_block": ("ConfigError", "no parameter_server block", "parameter_server="),
 }  # fmt: skip
 ALONE = {  # one trainer with its tables in its own process
-    "momentum": ("ConfigError", "Momentum", "row_optimizer"),
-    "adamw": ("ConfigError", "weight decay", "leave weight_decay unset"),
-    "weight_decay": ("ConfigError", "weight decay", "leave weight_decay unset"),
-    "grad_clip": ("ConfigError", "clipping", "leave grad_clip unset"),
+    "lamb": ("ConfigError", "Lamb", "row_optimizer"),
+    "l1_decay": ("ConfigError", "L1Decay", "leave weight_decay unset"),
+    "grad_clip": ("ConfigError", "norm of the whole gradient", "leave grad_clip unset"),
     "groups": ("ConfigError", "parameter groups", "one list"),
     "amsgrad": ("ConfigError", "amsgrad",),
     "ids_of_a_linear": ("ConfigError", "Linear, which has no table"),

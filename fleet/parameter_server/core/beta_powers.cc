@@ -17,11 +17,11 @@ BetaPowers::BetaPowers(float beta1, float beta2) : beta_{beta1, beta2}, power_{b
 BetaPowers::Powers BetaPowers::at(int64_t step) noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (step < step_) {
-    step_ = 0;
+    step_ = 1;
     power_ = beta_;
   }
   if (step - step_ > kFarAway) {
-    const auto exponent = static_cast<double>(step) + 1;
+    const auto exponent = static_cast<double>(step);
     step_ = step;
     power_ = {static_cast<float>(std::pow(static_cast<double>(beta_.beta1), exponent)),
               static_cast<float>(std::pow(static_cast<double>(beta_.beta2), exponent))};

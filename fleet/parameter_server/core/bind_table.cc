@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <cfloat>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -20,36 +21,58 @@ namespace {
 
 using Hyper = std::map<std::string, double>;
 
-// Takes one hyper-parameter out of `hyper`, or its default; it must lie in [low, high).
-float hyper_of(Hyper& hyper, const char* name, double otherwise, double low, double high) {
-  const auto found = hyper.find(name);
-  const double value = found == hyper.end() ? otherwise : found->second;
+std::string text_of(double value) { return std::string(py::str(py::float_(value))); }
+
+// Takes one constant out of `hyper`, or its default.
+float take_constant(Hyper& hyper, const Constant& constant) {
+  const auto found = hyper.find(constant.name);
+  const double value = found == hyper.end() ? constant.otherwise : found->second;
   if (found != hyper.end()) hyper.erase(found);
-  if (!(value >= low && value < high)) {
-    throw py::value_error(std::string(name) + " must be in [" + std::string(py::str(py::float_(low))) + ", " +
-                          std::string(py::str(py::float_(high))) + "), got " + std::string(py::str(py::float_(value))));
+  if (constant.flag && value != 0 && value != 1) throw py::value_error(std::string(constant.name) + " must be 0 or 1, got " + text_of(value));
+  if (!(value >= constant.low && value < constant.high)) {
+    throw py::value_error(std::string(constant.name) + " must be in [" + text_of(constant.low) + ", " + text_of(constant.high) +
+                          "), got " + text_of(value));
   }
   return static_cast<float>(value);
 }
 
+// Constants that every row optimizer takes: see Schema.
+constexpr double kFloatMax = FLT_MAX;
+constexpr Constant kCommon[] = {{"clip_max", kFloatMax, -kFloatMax, HUGE_VAL}, {"clip_min", -kFloatMax, -kFloatMax, HUGE_VAL}, {"l2_decay"}};
+
 void set_optimizer(Schema& schema, const std::string& name, Hyper hyper) {
-  constexpr double kSmallest = 1e-37;  // an epsilon of 0 divides 0 by 0
-  constexpr double kLarge = 1e30;
-  if (name == "sgd") {
-    schema.optimizer = Optimizer::kSgd;
-  } else if (name == "adagrad" || name == "rowwise_adagrad") {
-    schema.optimizer = name == "adagrad" ? Optimizer::kAdagrad : Optimizer::kRowwiseAdagrad;
-    schema.epsilon = hyper_of(hyper, "epsilon", 1e-6, kSmallest, kLarge);
-    schema.initial_accumulator = hyper_of(hyper, "initial_accumulator_value", 0.0, 0.0, kLarge);
-  } else if (name == "adam") {
-    schema.optimizer = Optimizer::kAdam;
-    schema.beta1 = hyper_of(hyper, "beta1", 0.9, 0.0, 1.0);
-    schema.beta2 = hyper_of(hyper, "beta2", 0.999, 0.0, 1.0);
-    schema.epsilon = hyper_of(hyper, "epsilon", 1e-8, kSmallest, kLarge);
-  } else {
-    throw py::value_error("optimizer must be sgd, adagrad, rowwise_adagrad or adam, got " + name);
+  const RowOptimizer* found = find_row_optimizer(name.c_str());
+  if (found == nullptr) {
+    std::string known;
+    size_t count = 0;
+    const RowOptimizer* all = row_optimizers(&count);
+    for (size_t i = 0; i < count; ++i) known += (i > 0 ? ", " : "") + std::string(all[i].name);
+    throw py::value_error("optimizer must be one of " + known + ", got " + name);
   }
+  schema.choose(*found);
+  for (size_t i = 0; i < kMaxConstants && found->constants[i].name != nullptr; ++i) {
+    schema.constants[i] = take_constant(hyper, found->constants[i]);
+  }
+  schema.clip_max = take_constant(hyper, kCommon[0]);
+  schema.clip_min = take_constant(hyper, kCommon[1]);
+  schema.l2_decay = take_constant(hyper, kCommon[2]);
+  if (!(schema.clip_min <= schema.clip_max)) throw py::value_error("clip_min must not be above clip_max");
   if (!hyper.empty()) throw py::value_error("optimizer " + name + " has no hyper-parameter " + hyper.begin()->first);
+}
+
+// name -> constant -> [default, low, high]
+py::dict row_optimizer_constants() {
+  py::dict result;
+  size_t count = 0;
+  const RowOptimizer* all = row_optimizers(&count);
+  for (size_t i = 0; i < count; ++i) {
+    py::dict constants;
+    for (const Constant* one = all[i].constants; one < all[i].constants + kMaxConstants && one->name != nullptr; ++one) {
+      constants[one->name] = py::make_tuple(one->otherwise, one->low, one->high);
+    }
+    result[all[i].name] = constants;
+  }
+  return result;
 }
 
 void set_initializer(Schema& schema, const std::string& name, std::pair<double, double> args) {
@@ -119,6 +142,9 @@ size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float
   const py::array grads = take<float>(grads_, "grads", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
   if (!std::isfinite(lr)) throw py::value_error("lr must be finite, got " + std::to_string(lr));
   if (step < 1) throw py::value_error("step must be >= 1 (the first push is step 1), got " + std::to_string(step));
+  if (self.schema().optimizer->divides_by_rate && !(lr > 0)) {
+    throw py::value_error(std::string(self.schema().optimizer_name()) + " divides by lr: it must be above 0, got " + std::to_string(lr));
+  }
   Sightings seen;
   py::array shows, clicks;
   if (!shows_.is_none()) {
@@ -236,6 +262,7 @@ uint64_t load(Table& self, const std::string& path, const py::handle& keep_, con
 }  // namespace
 
 void bind_table(py::module_& module) {
+  module.def("row_optimizers", &row_optimizer_constants);
   const auto released = py::call_guard<py::gil_scoped_release>();
   py::class_<Table>(module, "Table")
       .def(py::init(&make_table), py::kw_only(), py::arg("dim"), py::arg("optimizer"), py::arg("hyper"), py::arg("initializer"),

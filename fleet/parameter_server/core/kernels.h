@@ -22,6 +22,7 @@ struct Run {
   const uint64_t* ids;
   const uint32_t* order;
   size_t count;
+  float* scratch;  // Schema::scratch_floats()
 };
 
 struct Kernels {
@@ -31,7 +32,7 @@ struct Kernels {
   // Those that create rows return false if the system has no memory: ids before that point were worked on, the others not.
   bool (*pull)(const Run& run, float* out);  // creates missing rows
   void (*peek)(const Run& run, float* out);  // missing ids read as their initial value
-  bool (*push)(const Run& run, const float* grads, Rate rate);
+  bool (*push)(const Run& run, const float* grads, const Rate& rate);
   // state may be nullptr: the initial state.
   bool (*assign)(const Run& run, const float* weights, const float* state);
   void (*read)(const Run& run, bool* found, float* weights, float* state);

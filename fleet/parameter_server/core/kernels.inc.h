@@ -143,69 +143,12 @@ inline void fill(float* to, size_t count, float value) {
   for (size_t j = 0; j < count; ++j) to[j] = value;
 }
 
-// Sum of squares in a fixed order: 16 partial sums, joined by halves. In vectors of four, which every level has: as an array of
-// 16 floats the joining went through memory and cost a row-wise push a third of its speed on cached rows.
-typedef float Four __attribute__((vector_size(16)));
+#include "update.inc.h"
 
-inline Four load_four(const float* from) {
-  Four four;
-  std::memcpy(&four, from, sizeof four);
-  return four;
-}
-
+// What a row has at least up to the end of its weights; 0 if D is not known.
 template <size_t D>
-inline float sum_of_squares(const float* g, size_t dim) {
-  const size_t n = D != 0 ? D : dim;
-  Four part[4] = {};
-  const auto add = [&part](const float* from) {
-    for (size_t k = 0; k < 4; ++k) part[k] += load_four(from + 4 * k) * load_four(from + 4 * k);
-  };
-  size_t j = 0;
-  for (; j + 16 <= n; j += 16) add(g + j);
-  if (j < n) {
-    float rest[16] = {};
-    std::memcpy(rest, g + j, (n - j) * sizeof(float));
-    add(rest);
-  }
-  const Four sum = (part[0] + part[2]) + (part[1] + part[3]);
-  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
-}
-
-// One row's update. w: weights; s: state; g: gradient.
-template <Optimizer O, size_t D>
-inline void update_row(const Schema& schema, Rate rate, float* __restrict w, float* __restrict s, const float* __restrict g) {
-  const size_t n = D != 0 ? D : schema.dim;
-  if constexpr (O == Optimizer::kSgd) {
-    for (size_t j = 0; j < n; ++j) w[j] -= rate.lr * g[j];
-  } else if constexpr (O == Optimizer::kAdagrad) {
-    for (size_t j = 0; j < n; ++j) {
-      const float moment = s[j] + g[j] * g[j];
-      s[j] = moment;
-      w[j] -= rate.lr * g[j] / (__builtin_sqrtf(moment) + rate.epsilon);
-    }
-  } else if constexpr (O == Optimizer::kRowwiseAdagrad) {
-    const float moment = s[0] + sum_of_squares<D>(g, n) / static_cast<float>(n);
-    s[0] = moment;
-    const float factor = rate.lr / (__builtin_sqrtf(moment) + rate.epsilon);
-    for (size_t j = 0; j < n; ++j) w[j] -= factor * g[j];
-  } else {
-    const float one_less_beta1 = 1.0f - schema.beta1;
-    const float one_less_beta2 = 1.0f - schema.beta2;
-    float* __restrict v = s + n;
-    for (size_t j = 0; j < n; ++j) {
-      const float first = schema.beta1 * s[j] + one_less_beta1 * g[j];
-      const float second = schema.beta2 * v[j] + one_less_beta2 * g[j] * g[j];
-      s[j] = first;
-      v[j] = second;
-      w[j] -= rate.lr * (first / (__builtin_sqrtf(second) + rate.epsilon));
-    }
-  }
-}
-
-// What a row with D weights and the given floats of state has at least; 0 if D is not known.
-template <size_t D>
-constexpr size_t least_bytes(size_t num_state = 0) {
-  return D != 0 ? Schema::kLifeOffset + 4 * (D + num_state) : 0;
+constexpr size_t least_bytes() {
+  return D != 0 ? Schema::kLifeOffset + 4 * D : 0;
 }
 
 template <size_t D>
@@ -234,18 +177,6 @@ void peek_rows(const Run& run, float* out) {
       });
 }
 
-template <Optimizer O, size_t D>
-bool push_rows(const Run& run, const float* grads, Rate rate) {
-  const size_t dim = D != 0 ? D : run.schema.dim;
-  return walk<true, true, least_bytes<D>(state_dim_of(O, D))>(
-      run, run.schema.row_bytes(), [=](size_t at) { fetch_for_read(grads + at * dim, dim * 4); },
-      [&run, dim, grads, rate](size_t at, uint64_t, char* row) {
-        before_change(run, row);
-        update_row<O, D>(run.schema, rate, Stripe::weights_of(run.schema, row), Stripe::state_of(run.schema, row),
-                         grads + at * dim);
-      });
-}
-
 bool pull(const Run& run, float* out) {
   switch (run.schema.dim) {
     case 8: return pull_rows<8>(run, out);
@@ -264,24 +195,27 @@ void peek(const Run& run, float* out) {
   }
 }
 
-template <Optimizer O>
-bool push_with(const Run& run, const float* grads, Rate rate) {
-  switch (run.schema.dim) {
-    case 8: return push_rows<O, 8>(run, grads, rate);
-    case 16: return push_rows<O, 16>(run, grads, rate);
-    case 32: return push_rows<O, 32>(run, grads, rate);
-    default: return push_rows<O, 0>(run, grads, rate);
-  }
+// One loop for all optimizers; the update is called, not inlined: as fast, and a tenth of the code (benchmarks/dead_ends.md).
+template <size_t kLeast>
+bool push_rows(const Run& run, const float* grads, const Prepared& prepared) {
+  const size_t dim = run.schema.dim;
+  return walk<true, true, kLeast>(
+      run, run.schema.row_bytes(), [=](size_t at) { fetch_for_read(grads + at * dim, dim * 4); },
+      [&run, &prepared, dim, grads](size_t at, uint64_t, char* row) {
+        before_change(run, row);
+        prepared.update(prepared, run, row, grads + at * dim);
+      });
 }
 
-bool push(const Run& run, const float* grads, Rate rate) {
-  switch (run.schema.optimizer) {
-    case Optimizer::kSgd: return push_with<Optimizer::kSgd>(run, grads, rate);
-    case Optimizer::kAdagrad: return push_with<Optimizer::kAdagrad>(run, grads, rate);
-    case Optimizer::kRowwiseAdagrad: return push_with<Optimizer::kRowwiseAdagrad>(run, grads, rate);
-    case Optimizer::kAdam: return push_with<Optimizer::kAdam>(run, grads, rate);
+bool push(const Run& run, const float* grads, const Rate& rate) {
+  const Prepared prepared = kPrepare.of[run.schema.optimizer->number](run.schema, rate);
+  switch (run.schema.row_bytes() / 64) {  // rows of up to four lines: fetched without a loop
+    case 0: return push_rows<4>(run, grads, prepared);
+    case 1: return push_rows<68>(run, grads, prepared);
+    case 2: return push_rows<132>(run, grads, prepared);
+    case 3: return push_rows<196>(run, grads, prepared);
+    default: return push_rows<0>(run, grads, prepared);
   }
-  return false;
 }
 
 bool assign(const Run& run, const float* weights, const float* state) {

@@ -7,36 +7,26 @@
 // Whoever needs a place in a row asks Schema (offsets) or Stripe (values): nothing else knows the numbers.
 #pragma once
 
+#include <cfloat>
 #include <cstddef>
 #include <cstdint>
 
 #include "life.h"
+#include "row_optimizer.h"
 #include "rows.h"
 
 namespace fleet {
 
-enum class Optimizer { kSgd, kAdagrad, kRowwiseAdagrad, kAdam };
 enum class Initializer { kUniform, kNormal, kConstant };
-
-// Floats of state beside one row: none, dim (sum of squares), 1 (sum of mean squares), 2 dim (first, second moment).
-constexpr size_t state_dim_of(Optimizer optimizer, size_t dim) {
-  switch (optimizer) {
-    case Optimizer::kSgd: return 0;
-    case Optimizer::kAdagrad: return dim;
-    case Optimizer::kRowwiseAdagrad: return 1;
-    case Optimizer::kAdam: return 2 * dim;
-  }
-  return 0;
-}
 
 struct Schema {
   size_t dim = 0;
-  Optimizer optimizer = Optimizer::kSgd;
-  // Hyper-parameters; each optimizer reads its own.
-  float epsilon = 0;              // Adagrad, row-wise Adagrad, Adam
-  float initial_accumulator = 0;  // Adagrad, row-wise Adagrad
-  float beta1 = 0;                // Adam
-  float beta2 = 0;
+  const RowOptimizer* optimizer = nullptr;
+  float constants[kMaxConstants] = {};  // the row optimizer's, in its order
+  // What happens to a gradient before the row optimizer sees it: cut to [clip_min, clip_max], then + l2_decay * weight.
+  float clip_min = -FLT_MAX;
+  float clip_max = FLT_MAX;
+  float l2_decay = 0;
   Initializer initializer = Initializer::kConstant;
   float init_a = 0;  // low, mean or value
   float init_b = 0;  // high or standard deviation
@@ -44,7 +34,7 @@ struct Schema {
   uint64_t salt = 0;
   Life life;
 
-  size_t state_dim() const { return state_dim_of(optimizer, dim); }
+  size_t state_dim() const { return optimizer->state_dim(dim); }
 
   // Offsets in a row, in bytes; all are multiples of 4 but those of the two 16-bit words.
   static constexpr size_t kEpochOffset = Rows::kEpochOffset;
@@ -55,27 +45,20 @@ struct Schema {
   size_t state_offset() const { return weights_offset() + weights_bytes(); }
   size_t state_bytes() const { return 4 * state_dim(); }
   size_t row_bytes() const { return state_offset() + state_bytes(); }
+  // Floats of memory that the update of one row needs: its gradient once it was changed.
+  size_t scratch_floats() const { return changes_gradients() ? dim : 0; }
   // What a snapshot holds of a row: key, weights, state.
   size_t saved_bytes() const { return 8 + weights_bytes() + state_bytes(); }
 
-  const char* optimizer_name() const {
-    switch (optimizer) {
-      case Optimizer::kSgd: return "sgd";
-      case Optimizer::kAdagrad: return "adagrad";
-      case Optimizer::kRowwiseAdagrad: return "rowwise_adagrad";
-      case Optimizer::kAdam: return "adam";
-    }
-    return "";
-  }
-  float initial_state() const {
-    return optimizer == Optimizer::kAdagrad || optimizer == Optimizer::kRowwiseAdagrad ? initial_accumulator : 0.0f;
-  }
-};
+  const char* optimizer_name() const { return optimizer->name; }
+  float initial_state() const { return optimizer->initial_state < 0 ? 0.0f : constants[optimizer->initial_state]; }
+  bool changes_gradients() const { return clip_min > -FLT_MAX || clip_max < FLT_MAX || l2_decay != 0.0f; }
 
-// What one push brings beside its gradients. Adam's carry the bias corrections of its step.
-struct Rate {
-  float lr = 0;       // SGD, Adagrad: the rate. Adam: lr * sqrt(1 - beta2^t) / (1 - beta1^t)
-  float epsilon = 0;  // Adagrad: epsilon. Adam: epsilon * sqrt(1 - beta2^t)
+  // Takes a row optimizer, with the defaults of its constants.
+  void choose(const RowOptimizer& chosen) {
+    optimizer = &chosen;
+    for (size_t i = 0; i < kMaxConstants; ++i) constants[i] = static_cast<float>(chosen.constants[i].otherwise);
+  }
 };
 
 }  // namespace fleet

@@ -18,6 +18,7 @@ struct Workspace {
   std::vector<uint8_t> stripes;
   std::vector<uint64_t> ids;
   std::vector<uint32_t> order;
+  std::vector<float> row;  // for the update of one row
 };
 
 Workspace& workspace() {
@@ -30,7 +31,7 @@ Workspace& workspace() {
 Table::Table(const Schema& schema, uint32_t num_stripes)
     : schema_(schema),
       eviction_(schema.life.any() ? std::make_unique<Eviction>(schema_) : nullptr),
-      beta_powers_(schema.beta1, schema.beta2) {
+      beta_powers_(schema.constants[0], schema.constants[1]) {
   for (uint32_t wide = num_stripes; wide < kMaxStripes; wide *= 2) ++stripe_shift_;
   for (uint32_t i = 0; i < num_stripes; ++i) stripes_.push_back(std::make_unique<Stripe>(schema.row_bytes()));
 }
@@ -39,9 +40,10 @@ template <class Work>
 Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept try {
   const auto do_group = [&](uint32_t stripe, const uint64_t* group, const uint32_t* order, size_t count, size_t offset) {
     const std::lock_guard<std::mutex> lock(stripes_[stripe]->mutex);
-    return work(Run{*stripes_[stripe], schema_, group, order, count}, offset);
+    return work(Run{*stripes_[stripe], schema_, group, order, count, workspace().row.data()}, offset);
   };
   Workspace& space = workspace();
+  if (space.row.size() < schema_.scratch_floats()) space.row.resize(schema_.scratch_floats());
   for (size_t begin = 0; begin < n; begin += kBlock) {
     const size_t count = std::min(kBlock, n - begin);
     const uint64_t* block = ids + begin;
@@ -107,10 +109,9 @@ Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint6
 }
 
 Rate Table::rate_of(float lr, int64_t step) noexcept {
-  if (schema_.optimizer != Optimizer::kAdam) return {lr, schema_.epsilon};
+  if (!schema_.optimizer->uses_powers) return {lr, 0, 0};
   const BetaPowers::Powers power = beta_powers_.at(step);
-  const float root = std::sqrt(1.0f - power.beta2);
-  return {lr * (root / (1.0f - power.beta1)), schema_.epsilon * root};
+  return {lr, power.beta1, power.beta2};
 }
 
 Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step, size_t* num_nonfinite,

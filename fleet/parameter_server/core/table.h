@@ -85,7 +85,6 @@ class Table {
   Status by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept;
   uint32_t stripe_of(uint64_t id) const { return stripe_of_hash(hash_of(id, schema_.salt)) >> stripe_shift_; }
 
-  // The formulas are those of Paddle's sparse kernels.
   Rate rate_of(float lr, int64_t step) noexcept;
 
   // Row life, in table_life.cc. One group of a push: admits or passes over, then apply(Run) of the ids that have rows.

@@ -41,7 +41,7 @@ char* Table::admit_row(const Run& run, uint64_t id, uint32_t shows, uint32_t cli
   const Entrance entrance = admit(run.stripe, schema_, *eviction_, id, hash, shows, clicks, step);
   *room = entrance != Entrance::kNoMemory;
   if (entrance != Entrance::kAdmitted) return nullptr;
-  *room = kernels().make(Run{run.stripe, schema_, &id, nullptr, 1});
+  *room = kernels().make(Run{run.stripe, schema_, &id, nullptr, 1, run.scratch});
   if (!*room) return nullptr;
   admitted_.fetch_add(1, std::memory_order_relaxed);
   return run.stripe.find(id, hash);
@@ -81,7 +81,7 @@ bool Table::push_living(const Run& run, const Sightings& seen, uint64_t step, co
     kept.ids[count] = id;
     kept.order[count++] = at;
   }
-  return count == 0 || apply(Run{run.stripe, schema_, kept.ids.data(), kept.order.data(), count});
+  return count == 0 || apply(Run{run.stripe, schema_, kept.ids.data(), kept.order.data(), count, run.scratch});
 }
 
 void Table::evict_expired(const Run& run) {
