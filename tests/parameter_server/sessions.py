@@ -24,6 +24,8 @@ def session(servers: Servers | None, rank: int = 0, world_size: int = 1, through
         role=SimpleNamespace(rank=rank, world_size=world_size, servers=addresses),
         share=Share(1, 1),  # gradients count as they are
         timeout_s=timeout_s, closers=[], forgetters=[],
+        listen=lambda *_: None, tell=lambda *_: None,
+        meet=lambda name, payload=b"": [b"one job" if name == "number of the job" else payload],
     )  # fmt: skip
     full = DistributedStrategy(parameter_server=block).effective()["parameter_server"]
     return Session(runtime, full, incarnation)

@@ -175,7 +175,7 @@ def test_a_server_that_does_not_answer_is_named(servers: Servers, monkeypatch: p
     ((client, table),) = opened(servers, range(1), timeout_s=0.5)
     client.read(table, KEYS)
     servers.processes[1].send_signal(signal.SIGSTOP)
-    with pytest.raises(PeerLost, match="server 1 has not answered for 1 s"):
+    with pytest.raises(PeerLost, match=r"server 1 has not answered for \d+ s"):
         client.read(table, KEYS)
 
 
