@@ -39,6 +39,19 @@ def run_server() -> None:
     server.run(_role())
 
 
+def shrink(threshold: float | None = None) -> int:
+    """Evict at once the rows that have expired, and with ``threshold`` those with a lower score; return how many went.
+
+    One trainer calls it. Scores decay by themselves, step by step: there is no need to call it every day.
+    """
+    tables = runtime.current("fleet.shrink()").tables
+    if tables is None:
+        fix = "call distributed_model and distributed_optimizer with a parameter_server block first"
+        raise ConfigError("there are no tables yet", at="fleet.shrink()", fix=fix)
+    evicted: int = tables.shrink(threshold)
+    return evicted
+
+
 _OURS: dict[str, Any] = {
     "MultiSlotDataGenerator": MultiSlotDataGenerator,
     "MultiSlotStringDataGenerator": MultiSlotStringDataGenerator,
@@ -55,6 +68,7 @@ _OURS: dict[str, Any] = {
     "server_endpoints": lambda to_string=False: _listed(list(_role().servers), to_string),
     "server_index": lambda: _role().server_index,
     "server_num": lambda: len(_role().servers),
+    "shrink": shrink,
     "stop_worker": runtime.shutdown,
     "worker_endpoints": lambda to_string=False: _listed(env.get("PADDLE_TRAINER_ENDPOINTS").split(","), to_string),
     "worker_index": runtime.rank,
@@ -77,7 +91,7 @@ _INSTEAD: dict[str, str] = {
                      "BoxPSDataset", "FileInstantDataset", "data_generator", "dataset"], _DATA),
     **dict.fromkeys(["save_persistables", "save_inference_model", "save_dense_params", "save_one_table", "save_cache_model",
                      "save_cache_table", "load_model", "load_one_table", "load_inference_model"], _SAVE),
-    **dict.fromkeys(["distributed_scaler", "scaler", "recompute", "shrink", "amp_init", "qat_init", "get_loss_scaling"], _LATER),
+    **dict.fromkeys(["distributed_scaler", "scaler", "recompute", "amp_init", "qat_init", "get_loss_scaling"], _LATER),
     **dict.fromkeys(["check_memory_usage", "check_save_pre_patch_done", "cloud_utils", "collective_perf", "base", "launch_utils",
                      "get_log_level_code", "get_log_level_name", "set_log_level", "log_util", "meta_optimizers", "model",
                      "optimizer", "proto", "print_table_stat", "set_date", "local_device_ids", "world_device_ids",

@@ -23,7 +23,8 @@ ARROWS: dict[str, str] = {
     # What is declared beside the code that obeys it; the strategy collects it.
     "collective.strategies": "config",
     "parameter_server.block": "config errors parameter_server.spec",
-    "parameter_server.spec": "errors",
+    "parameter_server.row_life": "config errors",
+    "parameter_server.spec": "errors parameter_server.row_life",
     "strategy": "config errors collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
     "recovery": "env",
@@ -31,8 +32,8 @@ ARROWS: dict[str, str] = {
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "env errors group runtime collective.strategies",
-    "parameter_server": "disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
-                        "parameter_server.row_optimizer parameter_server.spec",
+    "parameter_server": "config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
+                        "parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
     "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
     "disk": "errors",
@@ -58,7 +59,8 @@ PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.mode",
-               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "client", "link", "watched"}  # fmt: skip
+               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "client", "link", "watched",
+               "lookup", "row_life", "sightings"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 

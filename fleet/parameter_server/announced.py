@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fleet.parameter_server import sightings
 from fleet.parameter_server.client import Pulled, RowGradient
 from fleet.parameter_server.tables import Values
 
@@ -60,20 +61,24 @@ class Gathered:
 
     Args:
         scale: the trainer's share of the global batch.
+        num_sightings: what the table's life counts: nothing, shows, or shows and clicks.
     """
 
-    def __init__(self, core: Any, pulled: Pulled, scale: float) -> None:
+    def __init__(self, core: Any, pulled: Pulled, scale: float, num_sightings: int = 0) -> None:
         self._core, self._pulled, self._scale = core, pulled, scale
         self._values: Values = (np.zeros if pulled.is_part else np.empty)(pulled.rows.shape, dtype=np.float32)
         self._touched = np.zeros(len(pulled.keys), dtype=bool) if pulled.is_part else None
+        self._seen = np.zeros((num_sightings, len(pulled.keys)), dtype=np.uint32) if num_sightings else None
         self._closed: RowGradient | None = None
 
     def takes(self, pulled: Pulled, scale: float) -> bool:
         """Return whether the gradient of this look-up can be added: a field of the same batch, and nothing was sent yet."""
         return pulled.is_part and pulled.keys is self._pulled.keys and scale == self._scale and self._closed is None
 
-    def add(self, pulled: Pulled, gradient: Values, bags: Any) -> None:
+    def add(self, pulled: Pulled, gradient: Values, bags: Any, clicks: NDArray[np.bool_] | None = None) -> None:
         """Add the gradient ``float32[n, dim]`` of a look-up, ``[num_bags, dim]`` with bags."""
+        if self._seen is not None:
+            self._seen += sightings.count(pulled.inverse, len(pulled.keys), clicks)
         if self._touched is None and bags is None:
             self._core.merge(gradient, pulled.inverse, self._scale, self._values)
             return
@@ -88,14 +93,15 @@ class Gathered:
     def close(self) -> RowGradient:
         """Return the sum, weighted; what comes later is another's."""
         if self._closed is None:
-            keys, counts, values = self._pulled.keys, self._pulled.counts, self._values
+            keys, counts, values, seen = self._pulled.keys, self._pulled.counts, self._values, self._seen
             if self._touched is not None:
                 values *= np.float32(self._scale)
                 if not self._touched.all():  # a field was announced and not used: its keys did not take part in this step
                     before, ends = np.concatenate(([0], np.cumsum(self._touched))), np.cumsum(counts)
                     counts = before[ends] - before[ends - counts]
                     keys, values = keys[self._touched], values[self._touched]
-            self._closed = RowGradient(keys, counts, values)
+                    seen = None if seen is None else seen[:, self._touched]
+            self._closed = RowGradient(keys, counts, values, seen)
         return self._closed
 
 

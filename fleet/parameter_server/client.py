@@ -22,6 +22,7 @@ from fleet.parameter_server import native, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.service import shard_range
+from fleet.parameter_server.sightings import Sightings
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 from fleet.parameter_server.statistics import RoundTrips
 from fleet.parameter_server.tables import Gradient, Keys, Values
@@ -56,6 +57,7 @@ class RowGradient(NamedTuple):
     keys: Keys
     counts: NDArray[np.int64]
     values: Values
+    sightings: Sightings | None = None  # tables with row life
 
 
 class Client:
@@ -165,6 +167,12 @@ class Client:
         self.flush()
         return self._run(lambda: self._load(directory, manifest))
 
+    def shrink(self, below: float) -> int:
+        """Let every server evict what has expired, and rows with a score below ``below``; return how many rows went."""
+        self.flush()
+        step = self.step if self.mode.in_order else 0
+        return sum(sum(found.values()) for found in self._run(lambda: [link.shrink(below, step) for link in self._links]))
+
     def status(self) -> list[dict[str, Any]]:
         """Return what every server counts: docs/statistics.md."""
         return self._run(lambda: [link.status() for link in self._links])
@@ -246,7 +254,8 @@ class Client:
                 cut = slice(int(end[server] - g.counts[server]), int(end[server]))
                 if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
                     own = float(np.float32(rate) * np.float32(table.rate))  # as Paddle computes it
-                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own))
+                    seen = None if g.sightings is None else np.ascontiguousarray(g.sightings[:, cut])
+                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own, seen))
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 began = time.perf_counter()
                 try:

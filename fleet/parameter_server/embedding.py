@@ -13,6 +13,7 @@ import paddle
 from numpy.typing import NDArray
 
 from fleet.errors import ConfigError
+from fleet.parameter_server import row_life, sightings
 from fleet.parameter_server.client import Table
 from fleet.parameter_server.lookup import POOLINGS, Lookup, Reader
 from fleet.parameter_server.pooling import Result, Weighted
@@ -41,6 +42,10 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             sum of squared weights. Weights are 1 if none are given; a bag whose divisor is 0 reads as zeros.
         padding_id: the id that stands for none, -1 for example: it reads as zeros, gets no gradient and no row, and counts
             in no mean.
+        admission: when an id earns its row: ``{"by": "count", "count": 5}``, by probability or by score; None: at once.
+        eviction: when a row is lost: ``{"by": "age", "steps": 100000}``, by score, by capacity, or a list of several; None: never.
+            ``docs/row_life.md`` describes both. Rows that live by shows and clicks need ``embedding(ids, clicks=labels)``.
+        entry: Paddle's CountFilterEntry, ProbabilityEntry or ShowClickEntry in place of ``admission``.
 
     In ``eval()`` and under ``no_grad`` a look-up makes no row: an unseen id reads as its initial value.
 
@@ -59,7 +64,8 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None,
-                 pooling: str | None = None, padding_id: int | None = None, learning_rate: float = 1.0) -> None:  # fmt: skip
+                 pooling: str | None = None, padding_id: int | None = None, learning_rate: float = 1.0, admission: Any = None,
+                 eviction: Any = None, entry: Any = None) -> None:  # fmt: skip
         super().__init__()
         if type(dim) is not int or not 1 <= dim <= 65536:
             raise ConfigError(
@@ -85,6 +91,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             )  # fmt: skip
         self.dim, self.vocabulary, self.table_name = dim, vocabulary, name
         self.pooling, self.padding_id = pooling, padding_id
+        self.life = row_life.of(admission, eviction, entry)
         self._initial = _initial(initializer)
         self._attributes = WeightAttributes("", float(learning_rate))
         self._upload: NDArray[np.float32] | None = None  # a converted embedding's weight, until the table is open
@@ -95,7 +102,7 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
     def join(self, session: Session, path: str, optimizer: tuple[str, tuple[tuple[str, float], ...]], seed: int) -> None:
         """Open the table; ``path`` is the layer's name in the model."""
         self.table_name = self.table_name or path or "embedding"  # no path: the model itself
-        spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary)
+        spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary, self.life)
         self._session, self._table = session, session.open(spec, self._attributes.learning_rate)
         self._reader = Reader(f"table {self.table_name!r}", self.vocabulary, self.dim, self.pooling, self.padding_id)
 
@@ -132,16 +139,18 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
             raise self._needs_pooling("lengths")
         return self._reader.read(ids, lengths)
 
-    def forward(self, x: Any, lengths: Any = None, weights: Any = None) -> Any:
+    def forward(self, x: Any, lengths: Any = None, weights: Any = None, clicks: Any = None) -> Any:
         """Return the rows of the ids ``x``, or of its bags."""
         session, table = self._joined()
+        learns = paddle.is_grad_enabled()
+        sightings.refuse_clicks(clicks, self.life.num_sightings, self.training and learns, f"table {self.table_name!r}")
         if weights is not None and self.pooling is None:
             raise self._needs_pooling("weights")
         lookup = self.look(x, lengths)
-        learns = paddle.is_grad_enabled()
+        clicked = None if clicks is None else sightings.clicks_of(clicks, lookup, x, f"table {self.table_name!r}")
         each = None if weights is None else self._reader.weights(weights, lookup)
         pulled = session.rows(table, lookup.ids, create=bool(self.training and learns))
-        result = Result(session, table, pulled, lookup, self.pooling, each)
+        result = Result(session, table, pulled, lookup, self.pooling, each, clicked)
         if learns and each is not None and not getattr(weights, "stop_gradient", True):
             return Weighted.apply(weights, result)
         out = result.tensor()

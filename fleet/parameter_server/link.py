@@ -45,6 +45,7 @@ class Link(Protocol):
     def save(self, directory: str, step: int) -> dict[str, Any]: ...
     def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]: ...
     def end_load(self, apply: bool) -> None: ...
+    def shrink(self, below: float, step: int) -> dict[str, int]: ...
     def status(self) -> dict[str, Any]: ...
     def close(self) -> None: ...
     def forget(self) -> None: ...
@@ -82,6 +83,9 @@ class LocalLink:
 
     def end_load(self, apply: bool) -> None:
         self._service.end_load(apply)
+
+    def shrink(self, below: float, step: int) -> dict[str, int]:
+        return self._service.shrink(0, below, step)
 
     def status(self) -> dict[str, Any]:
         return self._service.status()
@@ -135,11 +139,7 @@ class SocketLink:
 
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
         head = self._head(wire.Header(wire.PUSH, sequence=sequence, step=step))
-        sections = [
-            wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(g.values), g.learning_rate)
-            for g in gradients
-        ]
-        self._send_sections(head, sections)
+        self._send_sections(head, [_section(g) for g in gradients])
         self._retry(self._read_json)
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
@@ -163,6 +163,10 @@ class SocketLink:
         if apply and life != self.life:  # the part that it had read died with it
             what = f"server {self._server} was lost while a snapshot was loaded"
             raise PeerLost(what, at=self._name(), fix="start the job again")
+
+    def shrink(self, below: float, step: int) -> dict[str, int]:
+        found: dict[str, int] = self._call_json(wire.Header(wire.SHRINK, step=step), {"below": below}, patient=True)
+        return found
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._call_json(wire.Header(wire.STATUS), {})
@@ -328,6 +332,11 @@ class SocketLink:
     def _silent(self) -> PeerLost:
         return PeerLost(f"server {self._server} has not answered for {self._line.silent_s:.0f} s", at=self._name(),
                         fix=f"{self._log()}; raise timeout_s in the strategy if it is only slow")  # fmt: skip
+
+
+def _section(g: Gradient) -> wire.Section:
+    seen = (0, None) if g.sightings is None else (len(g.sightings), _bytes(g.sightings))
+    return wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(g.values), g.learning_rate, *seen)
 
 
 def _bytes(array: Any) -> memoryview:

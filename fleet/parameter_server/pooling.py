@@ -34,11 +34,13 @@ class Result:
         pulled: the batch's unique rows.
         lookup: the ids, and the shape of the result.
         weights: of the ids that are no padding; None: 1.
+        clicks: which of them were clicked, where the table's life counts it.
     """
 
     def __init__(self, session: Session, table: Table, pulled: Pulled, lookup: Lookup, pooling: str | None,
-                 weights: NDArray[np.float32] | None) -> None:  # fmt: skip
+                 weights: NDArray[np.float32] | None, clicks: NDArray[np.bool_] | None = None) -> None:  # fmt: skip
         self._session, self._table, self._pulled, self._lookup = session, table, pulled, lookup
+        self._clicks = clicks
         self._bags = Bags(lookup.lengths, weights, pooling or "sum")
 
     def tensor(self) -> Any:
@@ -56,7 +58,8 @@ class Result:
         """Take the result's gradient: the rows' part goes to the session."""
         if self._pulled.inverse.size:
             dense = _contiguous(gradient)
-            self._session.collect(self._table, self._pulled, self._view(dense), None if self._bags.plain else self._bags)
+            bags = None if self._bags.plain else self._bags
+            self._session.collect(self._table, self._pulled, self._view(dense), bags, self._clicks)
 
     def back_to_weights(self, gradient: Any) -> NDArray[np.float32]:
         """Return the gradient of the weights, ``float32[num_given]``: padding's is 0."""

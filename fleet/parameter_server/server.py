@@ -25,6 +25,7 @@ from fleet.parameter_server import endpoint, prometheus, snapshot, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
+from fleet.parameter_server.sightings import Sightings
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
 GREETING_S = 10.0  # to prove the secret
@@ -184,7 +185,7 @@ class Server:
             self._answer_pull(line, head, wire.unpack_sections(body, head.num_tables))
         elif head.op == wire.PUSH:
             parts = _numeric(wire.unpack_sections(body, head.num_tables))
-            gradients = [Gradient(s.table, keys, values, s.learning_rate) for s, keys, values in parts]
+            gradients = [Gradient(s.table, keys, values, s.learning_rate, _sightings(s)) for s, keys, values in parts]
             service.push(head.trainer, head.incarnation, head.sequence, head.step, gradients)
             wire.send(line, done, (b"{}",))
         elif head.op == wire.ASSIGN:
@@ -220,6 +221,8 @@ class Server:
                 service.end_load(bool(ask["apply"]))
                 return {}
             return service.load(_directory(ask), ask["manifest"])
+        if head.op == wire.SHRINK:
+            return service.shrink(head.trainer, float(ask["below"]), head.step)
         if head.op == wire.STATUS:
             return service.status()
         raise wire.WireError(f"operation {head.op} is unknown")
@@ -332,6 +335,10 @@ def _numeric(sections: list[wire.Section]) -> list[tuple[wire.Section, Keys, Val
         values = np.frombuffer(s.values, dtype=np.float32).reshape(s.num_keys, s.dim)
         found.append((s, keys, values))
     return found
+
+
+def _sightings(s: wire.Section) -> Sightings | None:
+    return None if s.sightings is None else np.frombuffer(s.sightings, dtype=np.uint32).reshape(s.num_sightings, s.num_keys)
 
 
 def run(role: env.Role) -> None:

@@ -40,7 +40,8 @@ class Service:
         self._begin(world_size)
 
     def _begin(self, world_size: int) -> None:
-        self.tables = Tables(self.server, world_size)
+        low, high = shard_range(self.server, self.num_servers)
+        self.tables = Tables(self.server, world_size, high - low)
         self.statistics = Statistics(world_size)
         self.incarnations: dict[int, int] = {}  # of the trainers that are connected, where that is known
         self._mode: tuple[Mode, float] | None = None
@@ -162,7 +163,7 @@ class Service:
         fresh = []
         for spec in self.tables.specs:
             self._check_fits(spec, manifest["tables"].get(spec.name), directory)
-            table = spec.make(self.tables.core)
+            table = spec.make(self.tables.core, high - low)
             for part in manifest["tables"][spec.name]["files"]:
                 if part["shards"][0] < high and low < part["shards"][1]:
                     _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
@@ -192,6 +193,14 @@ class Service:
             self.tables.open(table["spec"])
         self.load(directory, manifest)
         self.end_load(apply=True)
+
+    def shrink(self, trainer: int, below: float, step: int) -> dict[str, int]:
+        """Evict what has expired, and rows with a score below ``below``, once ``step`` steps are applied; return rows per table."""
+        if not 0 <= below < float("inf"):
+            raise TableError(f"rows with a score below {below}", at="SHRINK", fix="give a finite number, 0 or more")
+        self.consistency.wait(trainer, step)
+        specs = zip(self.tables.specs, self.tables.rows, strict=True)
+        return {spec.name: rows.shrink(below) for spec, rows in specs if spec.life.evicts}
 
     def status(self) -> dict[str, Any]:
         """Return what docs/statistics.md lists: tables and their counters, the step, staleness, latencies, trainers."""

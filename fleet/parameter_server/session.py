@@ -18,7 +18,7 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
-from fleet.parameter_server import native, report
+from fleet.parameter_server import native, report, sightings
 from fleet.parameter_server.announced import Announced, Gathered, Ids
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
@@ -83,8 +83,11 @@ class Session:
         self._send_before_reading(create)
         return self.client.pull([(table, ids)], create).result()[0]
 
-    def collect(self, table: Table, pulled: Pulled, gradient: Values, bags: Any = None) -> None:
-        """Take the gradient of a look-up's rows, ``float32[n, dim]``, or ``[num_bags, dim]`` of its pooling.Bags."""
+    def collect(self, table: Table, pulled: Pulled, gradient: Values, bags: Any = None, clicks: Any = None) -> None:
+        """Take the gradient of a look-up's rows, ``float32[n, dim]``, or ``[num_bags, dim]`` of its pooling.Bags.
+
+        ``clicks``, ``bool[n]``, are those of the ids, if the table's life counts them.
+        """
         share = self._runtime.share
         scale = 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
         if scale == 0 or not len(pulled.keys):
@@ -93,9 +96,9 @@ class Session:
         parts = self._gradients.setdefault(table.spec.name, [])
         gathered = next((part for part in parts if part.takes(pulled, scale)), None)
         if gathered is None:
-            gathered = Gathered(self.core, pulled, scale)
+            gathered = Gathered(self.core, pulled, scale, table.spec.life.num_sightings)
             parts.append(gathered)
-        gathered.add(pulled, gradient, bags)
+        gathered.add(pulled, gradient, bags, clicks)
 
     def push(self, learning_rate: float) -> None:
         """Push the gradients in hand as one step (half_async: with those of the steps before), and ask for the announced batch.
@@ -184,7 +187,10 @@ class Session:
         ordered, inverse, counts = unique.unique(keys, self.client.server_of_shard, len(parts[0].counts))
         by_key = np.empty_like(values)
         by_key[inverse] = values
-        return RowGradient(ordered, counts, by_key)
+        seen = sightings.merged(self.core, [(p.keys, p.sightings) for p in parts])
+        if seen is not None:
+            seen[:, inverse] = seen.copy()
+        return RowGradient(ordered, counts, by_key, seen)
 
 
 def _links(runtime: Runtime, incarnation: int, block: dict[str, Any]) -> list[Link]:

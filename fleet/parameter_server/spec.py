@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from fleet.errors import TableError
+from fleet.errors import ConfigError, TableError
+from fleet.parameter_server.row_life import NUM_SHARDS as NUM_SHARDS
+from fleet.parameter_server.row_life import Life
 
 # Row optimizer -> its constants -> (default, lowest, first that is too large): as core.row_optimizers() lists them, for those
 # who check a strategy without the core. docs/row_optimizer.md says what each computes.
@@ -30,7 +32,6 @@ OPTIMIZERS: dict[str, dict[str, tuple[float, float, float]]] = {
 FLAGS = ("nesterov", "dense")  # constants that are 0 or 1
 INITIALIZERS = ("uniform", "normal", "constant")
 MAX_NAME = 200  # bytes of a table's name as a directory of a snapshot; file systems allow 255
-NUM_SHARDS = 1024  # logical shards of a table: fixed, so that a snapshot of N servers loads on M
 
 
 class TableSpec(NamedTuple):
@@ -44,14 +45,15 @@ class TableSpec(NamedTuple):
     init_args: tuple[float, float]
     seed: int
     vocabulary: int  # 0: open, any uint64; else keys are 0 <= key < vocabulary
+    life: Life = Life()
 
     @property
     def salt(self) -> int:
         """Return the number that makes two tables of one seed differ, and spreads their keys differently."""
         return int.from_bytes(hashlib.blake2b(self.name.encode(), digest_size=8).digest(), "little")
 
-    def make(self, core: Any) -> Any:
-        """Return an empty core.Table of this spec."""
+    def make(self, core: Any, num_shards: int = NUM_SHARDS) -> Any:
+        """Return an empty core.Table of this spec, for a server that holds so many shards."""
         return core.Table(
             dim=self.dim,
             optimizer=self.optimizer,
@@ -60,11 +62,12 @@ class TableSpec(NamedTuple):
             init_args=self.init_args,
             seed=self.seed,
             salt=self.salt,
+            life=self.life.of_server(num_shards),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON has it."""
-        return {**self._asdict(), "hyper": dict(self.hyper), "init_args": list(self.init_args)}
+        return {**self._asdict(), "hyper": dict(self.hyper), "init_args": list(self.init_args), "life": self.life.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TableSpec:
@@ -83,7 +86,10 @@ class TableSpec(NamedTuple):
                 init_args=(float(value["init_args"][0]), float(value["init_args"][1])),
                 seed=int(value["seed"]),
                 vocabulary=int(value["vocabulary"]),
+                life=Life.from_json(value.get("life", {})),
             )
+        except ConfigError as error:
+            raise TableError(error.what, at="TABLE", fix=error.fix) from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise TableError(f"not a table's spec: {error!r}", at="TABLE", fix="send the fields that docs/wire.md lists") from None
         _check_name(spec.name)

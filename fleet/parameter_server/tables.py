@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.errors import ConfigError, TableError
-from fleet.parameter_server import native
-from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server import native, sightings
+from fleet.parameter_server.sightings import Sightings
+from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 
 Keys = NDArray[np.uint64]
 Values = NDArray[np.float32]
@@ -29,6 +30,7 @@ class Gradient(NamedTuple):
     keys: Keys  # uint64[n]
     values: Values  # float32[n, dim]
     learning_rate: float
+    sightings: Sightings | None = None  # of the keys: tables with row life
 
 
 class Tables:
@@ -37,10 +39,11 @@ class Tables:
     Args:
         server: index of this server, for messages.
         world_size: number of trainers, all of which take part in a ``sync`` step.
+        num_shards: shards that this server holds of every table.
     """
 
-    def __init__(self, server: int, world_size: int) -> None:
-        self.server, self.world_size = server, world_size
+    def __init__(self, server: int, world_size: int, num_shards: int = NUM_SHARDS) -> None:
+        self.server, self.world_size, self.num_shards = server, world_size, num_shards
         self.core = native.load()
         self._guard = threading.Lock()  # guards the three below
         self._numbers: dict[str, int] = {}
@@ -105,6 +108,7 @@ class Tables:
             fix = "let the schedule stay above 0, or use another row optimizer"
             what = f"learning rate {gradient.learning_rate} for table {spec.name!r}: ftrl divides by it"
             raise TableError(what, at=f"server {self.server}", fix=fix)
+        sightings.check(gradient.sightings, spec.life.num_sightings, len(gradient.keys), spec.name, f"server {self.server}")
         bad = self.core.count_nonfinite(gradient.values.reshape(-1))
         if bad:
             raise self._not_finite(spec.name, bad, f"trainer {trainer}")
@@ -115,7 +119,12 @@ class Tables:
         Raises:
             TableError: the gradient holds NaN or infinity; the table is as it was.
         """
-        bad = self._table(gradient.table).push(gradient.keys, gradient.values, gradient.learning_rate, step)
+        seen = [] if gradient.sightings is None else list(gradient.sightings)
+        try:
+            bad = self._table(gradient.table).push(gradient.keys, gradient.values, gradient.learning_rate, step, *seen)
+        except ValueError as error:
+            fix = "raise rows of its eviction by capacity, or take smaller batches"
+            raise TableError(f"table {self.specs[gradient.table].name!r}: {error}", at=f"server {self.server}", fix=fix) from None
         if bad:
             raise self._not_finite(self.specs[gradient.table].name, bad, origin)
 
@@ -140,7 +149,8 @@ class Tables:
     def merged(self, gradients: list[Gradient]) -> Gradient:
         """Return the sum of several trainers' gradients of one table, in list order."""
         keys, values = self.core.merge_pushes([(g.keys, g.values) for g in gradients])
-        return Gradient(gradients[0].table, keys, values, gradients[0].learning_rate)
+        seen = sightings.merged(self.core, [(g.keys, g.sightings) for g in gradients])
+        return Gradient(gradients[0].table, keys, values, gradients[0].learning_rate, seen)
 
     def status(self) -> dict[str, Any]:
         """Return rows, bytes and the counters of row life of every table."""
@@ -165,7 +175,7 @@ class Tables:
 
     def _make(self, spec: TableSpec) -> Any:
         try:
-            return spec.make(self.core)
+            return spec.make(self.core, self.num_shards)
         except (ValueError, TypeError) as error:  # out of range, or no number of 64 bits
             fix = "send the fields in the ranges that docs/wire.md gives"
             raise TableError(f"no such table: {error}", at=f"table {spec.name!r}", fix=fix) from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fleet.errors import SnapshotError
+from fleet.errors import ConfigError, SnapshotError
 from fleet.parameter_server import report, snapshot
 from fleet.parameter_server.session import Session
 
@@ -31,6 +31,21 @@ class Weights:
     def flush(self) -> None:
         """Return once the servers have taken every push of this trainer."""
         self._session.flush()
+
+    def shrink(self, below: float | None) -> int:
+        """Let the servers evict what has expired, and rows with a score below ``below``; return how many rows went.
+
+        Raises:
+            ConfigError: no table of the job loses rows, or none has scores.
+        """
+        lives = [e.life for e in self._embeddings.values()]
+        scored = any(life.scored for life in lives)
+        if not any(life.evicts for life in lives) or (below is not None and not scored):
+            what = "no table of this job " + ("has rows with a score" if below is not None else "loses rows")
+            fix = 'give an embedding eviction={"by": "score", "every": steps of a day}'
+            raise ConfigError(what, at="fleet.shrink()", fix=fix)
+        self.flush()
+        return self._session.client.shrink(float(below or 0))
 
     def save(self, directory: str) -> None:
         """Let the servers write a snapshot; one trainer calls it, after all have flushed."""

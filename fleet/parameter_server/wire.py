@@ -1,8 +1,9 @@
 """The bytes between a trainer and a server. ``docs/wire.md`` says the same for a reader without this code.
 
 A frame is a 64-byte header and a body. The body of PULL, ROWS, PUSH and ASSIGN is ``num_tables`` sections, each a 32-byte
-head, then ``uint64[num_keys]`` keys and ``float32[num_keys, dim]`` values, as its ``content`` says, then zeros up to a
-multiple of 8 bytes. Other bodies are JSON. All integers are little endian. Nothing is ever unpickled.
+head, then ``uint64[num_keys]`` keys, ``float32[num_keys, dim]`` values and ``uint32[num_keys]`` shows and
+clicks, as its ``content`` says; zeros behind values and behind clicks up to a multiple of 8 bytes. Other bodies are JSON.
+All integers are little endian. Nothing is ever unpickled.
 A frame's limits are checked before memory is taken.
 """
 
@@ -31,10 +32,10 @@ HEADER_BYTES = 64
 SECTION_BYTES = 32
 
 # Operations. A reply has the request's number and DONE, ROWS or ERROR.
-CHALLENGE, PROOF, WELCOME, TABLE, PULL, ROWS, PUSH, ASSIGN, SAVE, LOAD, STATUS, BYE, DONE, ERROR = range(1, 15)
+CHALLENGE, PROOF, WELCOME, TABLE, PULL, ROWS, PUSH, ASSIGN, SAVE, LOAD, STATUS, BYE, DONE, ERROR, SHRINK = range(1, 16)
 SECTIONED = frozenset((PULL, ROWS, PUSH, ASSIGN))  # bodies of sections; the others are JSON, or the handshake's
 CREATE = 1  # flag of PULL: rows that are missing are made
-KEYS, VALUES = 1, 2  # bits of a section's content
+KEYS, VALUES, SHOWS, CLICKS = 1, 2, 4, 8  # bits of a section's content
 
 _KINDS: dict[str, type[FleetError]] = {k.__name__: k for k in (ConfigError, PeerLost, SnapshotError, TableError)}
 
@@ -62,6 +63,8 @@ class Section(NamedTuple):
     keys: memoryview | None
     values: memoryview | None
     learning_rate: float = 0.0
+    num_sightings: int = 0  # 1: shows; 2: shows and clicks
+    sightings: memoryview | None = None  # uint32[num_sightings, num_keys]
 
 
 class Line(Protocol):
@@ -111,6 +114,7 @@ def unpack_header(raw: bytes | bytearray | memoryview, max_body_bytes: int = MAX
 def section_head(s: Section) -> bytes:
     """Return the 32 bytes before a section's keys and values."""
     content = (KEYS if s.keys is not None else 0) | (VALUES if s.values is not None else 0)
+    content |= (0, SHOWS, SHOWS | CLICKS)[s.num_sightings]
     return SECTION.pack(s.table, content, s.num_keys, s.dim, 0, s.learning_rate)
 
 
@@ -133,13 +137,19 @@ def unpack_sections(body: memoryview, num_tables: int) -> list[Section]:
         at += SECTION_BYTES
         keys_bytes = 8 * num_keys if content & KEYS else 0
         values_bytes = 4 * num_keys * dim if content & VALUES else 0
-        if at + keys_bytes + values_bytes + -values_bytes % 8 > len(body):
+        num_sightings = bool(content & SHOWS) + bool(content & CLICKS)
+        seen_bytes = 4 * num_keys * num_sightings
+        if content & CLICKS and not content & SHOWS:
+            raise WireError(f"section of table {table}: clicks without shows")
+        if at + keys_bytes + values_bytes + -values_bytes % 8 + seen_bytes + -seen_bytes % 8 > len(body):
             raise WireError(f"section of table {table}: {num_keys} keys of dim {dim} do not fit the body")
         keys = body[at : at + keys_bytes] if content & KEYS else None
         at += keys_bytes
         values = body[at : at + values_bytes] if content & VALUES else None
         at += values_bytes + -values_bytes % 8
-        sections.append(Section(table, num_keys, dim, keys, values, rate))
+        seen = body[at : at + seen_bytes] if num_sightings else None
+        at += seen_bytes + -seen_bytes % 8
+        sections.append(Section(table, num_keys, dim, keys, values, rate, num_sightings, seen))
     if at != len(body):
         raise WireError(f"{len(body) - at} bytes after the last section")
     return sections
@@ -167,6 +177,8 @@ def send_sections(line: Line, head: Header, sections: list[Section]) -> None:
     parts: list[bytes | memoryview] = []
     for s in sections:
         parts += [section_head(s), s.keys or b"", s.values or b"", padding(s)]
+        if s.sightings is not None:
+            parts += [s.sightings, bytes(-len(s.sightings) % 8)]
     send(line, head._replace(num_tables=len(sections)), parts)
 
 

@@ -70,13 +70,16 @@ def header(op: int, *, magic: bytes = b"FLT1", version: int = 1, **fields: Any) 
     return head + struct.pack("<I", zlib.crc32(head) if crc is None else crc)
 
 
-def section(table: int, dim: int, keys: Any = None, values: Any = None, learning_rate: float = 0.0, lies: Any = None) -> bytes:
-    """Return one section; ``lies`` replaces fields of its head."""
-    content = (1 if keys is not None else 0) + (2 if values is not None else 0)
+def section(table: int, dim: int, keys: Any = None, values: Any = None, learning_rate: float = 0.0, lies: Any = None,
+            seen: Any = None) -> bytes:  # fmt: skip
+    """Return one section; ``seen`` is shows, or shows and clicks; ``lies`` replaces fields of its head."""
+    content = (1 if keys is not None else 0) + (2 if values is not None else 0) + (0 if seen is None else (4, 12)[len(seen) - 1])
     num_keys = len(keys if keys is not None else values)
     true = dict(table=table, content=content, num_keys=num_keys, dim=dim, learning_rate=learning_rate)
     body = b"" if keys is None else np.asarray(keys, dtype="<u8").tobytes()
     body += b"" if values is None else np.asarray(values, dtype="<f4").tobytes()
+    body += bytes(-len(body) % 8)
+    body += b"" if seen is None else np.asarray(seen, dtype="<u4").tobytes()
     return SECTION.pack(**{**true, **(lies or {})}) + body + bytes(-len(body) % 8)
 
 
