@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from fleet.data.criteo.batches import read
 from fleet.data.criteo.cache import locked, open_pack, pack, read_meta
-from fleet.data.criteo.generator import generate, load_planted
+from fleet.data.criteo.generator import generate, load_planted, planted_files
 from fleet.data.criteo.layout import NUM_DENSE, NUM_SLOTS
 from fleet.data.criteo.parse import Criteo
 from fleet.data.criteo.planted import auc
 
 __all__ = [
-    "NUM_DENSE", "NUM_SLOTS", "Criteo", "auc", "generate", "load_planted", "locked", "open_pack", "pack", "read", "read_meta",
+    "NUM_DENSE", "NUM_SLOTS", "Criteo", "auc", "generate", "load_planted", "locked", "open_pack", "pack", "planted_files",
+    "read", "read_meta",
 ]  # fmt: skip

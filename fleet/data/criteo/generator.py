@@ -56,6 +56,22 @@ def generate(
             raise ConfigError(f"cannot write the samples: {error.strerror}", at=str(target), fix=fix) from error
 
 
+def planted_files(directory: str | os.PathLike[str], num_samples: int, seed: int = 0) -> tuple[Path, Path, float]:
+    """Return the directories of training and held-out text and the best possible AUC on the latter; made on first use.
+
+    Several processes may call this at once: one makes the data, the others wait for it.
+
+    Raises:
+        ConfigError: too few samples, or the directory cannot be written.
+    """
+    home = Path(directory) / f"{num_samples}-samples-text-seed-{seed}"
+    with locked(directory):
+        if not (home / PLANTED).exists():
+            print(f"making {num_samples} samples in {home}", flush=True)
+            generate(home, num_samples, seed)
+    return home / "train", home / "test", float(json.loads((home / PLANTED).read_text())["bayes_auc"])
+
+
 def load_planted(
     directory: str | os.PathLike[str], num_samples: int, num_buckets: int, seed: int = 0
 ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[Any]], float]:
