@@ -21,6 +21,10 @@ _WORD = 8
 _KEEP: U64 = np.array([((1 << 64) - 1) ^ ((1 << (64 - 8 * n)) - 1) for n in range(9)], np.uint64)  # the last n characters
 _POWERS = 10.0 ** np.arange(23)  # exact in float64
 _MINUS, _PLUS, _DOT = 45, 43, 46
+# By the byte of a word in which the point is, from 1 (0: none): the characters before it, those behind it, and 10 to their number.
+_BELOW: U64 = np.array([0] + [(1 << 8 * k) - 1 for k in range(8)], np.uint64)
+_ABOVE: U64 = np.array([(1 << 64) - 1] + [((1 << 64) - 1) ^ ((1 << 8 * (k + 1)) - 1) for k in range(8)], np.uint64)
+_SCALE = 10.0 ** np.array([0] + [7 - k for k in range(8)])
 
 
 class Text(NamedTuple):
@@ -105,27 +109,56 @@ def floats(text: Text, starts: I64, ends: I64) -> tuple[npt.NDArray[np.float32],
     Numbers of at most 16 digits before and 16 after the point are decoded all at once, with float64's precision before they
     become float32; others (exponents, say) one by one.
     """
-    negative = text.chars[starts] == _MINUS
-    first = starts + (negative | (text.chars[starts] == _PLUS))
-    dots = np.flatnonzero(text.chars == _DOT)
-    dots = np.append(dots, len(text.chars))
+    sign = text.chars[starts]
+    negative = sign == _MINUS
+    first = starts + (negative | (sign == _PLUS))
+    lengths = ends - first
+    num_chars = np.minimum(lengths, _WORD)
+    words = last_characters(text, ends, num_chars)
+    # The point, if there is one: the byte that is zero in x has its top bit set in t, no other has.
+    x = words ^ np.uint64(0x2E2E2E2E2E2E2E2E)
+    t = x & np.uint64(0x7F7F7F7F7F7F7F7F)
+    t += np.uint64(0x7F7F7F7F7F7F7F7F)
+    t |= x
+    t |= np.uint64(0x7F7F7F7F7F7F7F7F)
+    np.invert(t, out=t)
+    # Which byte that is, from 1; 0: none. A float64's exponent counts the bits below the top one.
+    exponent = t.astype(np.float64).view(np.int64) >> 52
+    point = np.maximum(exponent - 1022, 0) >> 3
+    before = words & _BELOW[point]
+    before <<= np.uint64(8)
+    before |= words & _ABOVE[point]
+    num_digits = num_chars - (point > 0)
+    values, ok = digits(before, num_digits)
+    ok &= (num_digits > 0) & (lengths <= _WORD)
+    number = values / _SCALE[point]  # two exact numbers: correctly rounded
+    longer = np.flatnonzero(~ok)
+    if longer.size:
+        number[longer], ok[longer] = _long_floats(text, first[longer], ends[longer])
+    np.negative(number, out=number, where=negative)
+    with np.errstate(over="ignore"):
+        found = number.astype(np.float32)
+    for at in np.flatnonzero(~ok).tolist():
+        token = text.chars[starts[at] : ends[at]].tobytes()
+        found[at], ok[at] = _one(token)
+    ok &= np.isfinite(found)
+    return found, ok
+
+
+def _long_floats(text: Text, first: I64, ends: I64) -> tuple[npt.NDArray[np.float64], Bool]:
+    """Return the values of unsigned numbers of up to 16 digits before and 16 after the point, and which are that."""
+    dots = np.append(np.flatnonzero(text.chars == _DOT), len(text.chars))
     point = np.minimum(dots[np.searchsorted(dots, first)], ends)
     num_after = ends - point - (point < ends)
     values, ok = _long_digits(text, first, point)
     after, after_ok = _long_digits(text, ends - num_after, ends)
     ok &= after_ok & (point - first + num_after > 0)
     number = values + after / _POWERS[np.clip(num_after, 0, 22)]
-    exact = np.flatnonzero((point - first <= 7) & (num_after <= 8) & (num_after > 0))
+    exact = np.flatnonzero((point - first <= 7) & (num_after <= 8))
     if exact.size:  # at most 15 digits: one division of two exact numbers, correctly rounded
         power = _POWERS[num_after[exact]]
         number[exact] = (values[exact] * power + after[exact]) / power
-    np.negative(number, out=number, where=negative)
-    found = number.astype(np.float32)
-    for at in np.flatnonzero(~ok).tolist():
-        token = text.chars[starts[at] : ends[at]].tobytes()
-        found[at], ok[at] = _one(token)
-    ok &= np.isfinite(found)
-    return found, ok
+    return number, ok
 
 
 def _long_digits(text: Text, starts: I64, ends: I64) -> tuple[npt.NDArray[np.float64], Bool]:

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,19 +46,26 @@ class Format:
 class TextFormat(Format):
     """Read text with one sample a line."""
 
-    def parse(self, text: bytes, lines: I64 | None = None) -> Block:
-        """Parse a block of whole lines; ``lines`` are their numbers among all lines of all files, if that matters."""
+    def parse(self, text: bytes) -> Block:
+        """Parse a block of whole lines."""
+        if not text:
+            return self._nothing
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         if text and not text.endswith(b"\n"):
             text = text.removesuffix(b"\r") + b"\n"
         blocks: list[Block] = []
         start = 0
-        while start < len(text) or not blocks:
+        while start < len(text):
             end = len(text) if start + PIECE_BYTES >= len(text) else text.find(b"\n", start + PIECE_BYTES) + 1
             blocks.append(self.parse_piece(text[start:end]))
             start = end
         return join(blocks)
+
+    @cached_property
+    def _nothing(self) -> Block:
+        """The columns without a row: of a block in which no line begins."""
+        return self.parse_piece(b"")
 
     def parse_piece(self, text: bytes) -> Block:
         """Parse a few thousand whole lines, each of which ends in a line end."""

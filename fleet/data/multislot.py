@@ -72,6 +72,33 @@ class MultiSlot(TextFormat):
         why[ok] = np.where(rows_ok, 0, -2)
         return finish(columns, why, _REASONS, text, line_ends)
 
+    def _alike(self, text: Text, starts: I64, ends: I64, first: I64, last: I64) -> tuple[I64, I64, Any] | None:
+        """Return what ``_walk`` does if every line has the counts of the first one, where all are below 10; else None."""
+        num_lines, num_slots = len(first), len(self._widths)
+        if not num_lines or ((last - first) != last[0]).any():
+            return None
+        places, counts, here = [], [], 0
+        for width in self._widths:
+            count = int(text.chars[starts[here]]) - 48 if here < last[0] and ends[here] - starts[here] == 1 else -1
+            if width is not None and here < last[0] and width > 9:
+                found, ok = unsigned(text, starts[here : here + 1], ends[here : here + 1])
+                count = int(found[0]) if ok[0] else -1
+            if not 0 <= count <= last[0] or (width is not None and count != width):
+                return None
+            places.append(here)
+            counts.append(count)
+            here += 1 + count
+        if here != last[0]:
+            return None
+        tokens = first[:, None] + np.array(places)
+        begin, lengths = starts[tokens], ends[tokens] - starts[tokens]
+        if (lengths != lengths[0]).any() or (lengths[0] > 2).any() or (text.chars[begin] != text.chars[begin[0]]).any():
+            return None
+        if (text.chars[begin + lengths - 1] != text.chars[begin[0] + lengths[0] - 1]).any():
+            return None
+        same = np.broadcast_to(np.array(counts), (num_lines, num_slots))
+        return tokens + 1, same, np.ones(num_lines, np.bool_)
+
     def _walk(self, text: Text, starts: I64, ends: I64, first: I64, last: I64) -> tuple[I64, I64, Any]:
         """Go through the slots of all lines at once, from count to count.
 
@@ -79,6 +106,9 @@ class MultiSlot(TextFormat):
             The first token of each slot's values and their number, ``int64[lines, slots]``, and which lines add up.
         """
         num_lines = len(first)
+        alike = self._alike(text, starts, ends, first, last)
+        if alike is not None:
+            return alike
         at = np.zeros((num_lines, len(self._widths)), np.int64)
         counts = np.zeros_like(at)
         ok = np.ones(num_lines, np.bool_)

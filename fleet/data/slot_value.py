@@ -76,7 +76,7 @@ class SlotValue(TextFormat):
         line = np.repeat(np.arange(num_lines), last - first)
         why = np.where(last > first, 0, 1).astype(np.int8)
         why[line[~pairs_ok]] = 1
-        slot = self._slots_of(found, starts, colons)
+        slot = self._slots_of(found, starts, colons, num_lines)
         # Tokens by line and slot; most texts have every line in the declared order already.
         wanted = (slot >= 0) & (why[line] == 0)
         place = line * num_slots + slot
@@ -107,9 +107,16 @@ class SlotValue(TextFormat):
         why[why == 0] = np.where(rows_ok, 0, -3)
         return finish(columns, why, _REASONS, text, line_ends)
 
-    def _slots_of(self, text: Text, starts: I64, colons: I64) -> I64:
+    def _slots_of(self, text: Text, starts: I64, colons: I64, num_lines: int) -> I64:
         """Return the declared slot of each token, -1 for others."""
-        first, last, lengths = _name_parts(text, starts, colons)
+        first, last, lengths = parts = _name_parts(text, starts, colons)
+        # Most texts have the same slots in the same order in each line: then the first line says all.
+        width = len(starts) // num_lines if num_lines else 0
+        if width and width * num_lines == len(starts) and all((p.reshape(-1, width) == p[:width]).all() for p in parts):
+            return np.tile(self._declared(first[:width], last[:width], lengths[:width]), num_lines)
+        return self._declared(first, last, lengths)
+
+    def _declared(self, first: U64, last: U64, lengths: I64) -> I64:
         near = np.minimum(np.searchsorted(self._keys, _key(first, last, lengths)), len(self._keys) - 1)
         names_first, names_last, names_lengths, slots = self._names
         same = (names_first[near] == first) & (names_last[near] == last) & (names_lengths[near] == lengths)
