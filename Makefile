@@ -3,6 +3,7 @@
 # make build       compile the C++ core in place (needs a C++17 compiler and the Python headers)
 # make test        ruff, mypy, the C++ tests under sanitizers, pytest without the slow tests
 # make test-slow   kills, fuzzing, other Paddle versions
+# make chaos       200 random kills and stops over every role and mode (half an hour)
 # make bench       the benchmarks
 # make fuzz-frames N=5000000   frames that are almost right, against a core with sanitizers
 # make readme      README's figures and picture from benchmarks/results
@@ -33,7 +34,7 @@ TREE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUNS := $(ENV)/.fleet-$(TREE)-runs
 TESTS := $(ENV)/.fleet-$(TREE)-tests
 
-.PHONY: help demo install build test test-slow lint test-core bench readme fuzz-frames clean
+.PHONY: help demo install build test test-slow chaos lint test-core bench readme fuzz-frames clean
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -84,6 +85,10 @@ test: $(TESTS)
 test-slow: $(TESTS)
 	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
 	$(PY) -m pytest -m slow
+
+chaos: export FLEET_REQUIRE_CORE = 1
+chaos: $(TESTS)
+	$(PY) tests/faults/chaos.py 200
 
 lint: $(TESTS)
 	$(ENV)/bin/ruff check

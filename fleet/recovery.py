@@ -87,6 +87,11 @@ class Recovery:
         self._taken += 1
         struct.pack_into("<Q", self._map, _TAKEN_AT, self._taken)
 
+    @property
+    def checkpoint(self) -> str:
+        """Return the newest complete checkpoint, as it was known when this life began or was told since; "" if there is none."""
+        return self._plan.checkpoint
+
     def incarnation(self) -> int:
         """Return a number for this life, larger than that of every earlier one, whatever the clock says."""
         mine = max(time.time_ns(), 1 + int(struct.unpack_from("<Q", self._map, _INCARNATION_AT)[0]))

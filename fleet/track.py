@@ -10,6 +10,7 @@ The other trainers meet it where they met its earlier life. So a place is good o
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fleet.recovery import Recovery
@@ -56,6 +57,9 @@ class Track:
         if self._schedule is not None:
             self._schedule.set_state_dict(place["schedule"])
         runtime.tables.go_on(int(place["pushes"]))
+        runtime.tables.dense.pull()
+        if self._recovery.checkpoint:  # geo: the row state is the trainer's own
+            runtime.tables.load_state(os.path.join(self._recovery.checkpoint, f"trainer-{runtime.role.rank}.rows.npz"))
         runtime.samples_trained, runtime.logged, runtime.steps = place["samples"], place["logged"], place["step"]
         runtime.calls = dict(place["calls"])
         self._recovery.rejoins = False  # from here on it meets the others

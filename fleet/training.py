@@ -86,7 +86,7 @@ class Job:
         found = embedding.find(self.model)
         wanted = block["row_optimizer"]
         rows = {path: row_optimizer.of(inner, wanted, embedding.attributes(layer, path)) for path, layer in found.items()}
-        uploads = any(not isinstance(layer, embedding.Embedding) for layer in found.values())
+        uploads = block["dense"] == "server" or any(not isinstance(layer, embedding.Embedding) for layer in found.values())
         moved = {id(w) for layer in found.values() for w in embedding.weights(layer)}
         recovery = self.runtime.recovery
         incarnation = time.time_ns() if recovery is None else recovery.incarnation()

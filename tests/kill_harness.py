@@ -48,7 +48,7 @@ class Run:
     @property
     def log_dir(self) -> Path:
         """The run's directory (of the only run below cwd)."""
-        found = [p.parent for p in self.cwd.rglob("run_id")]
+        found = [p.parent for p in below(self.cwd, "run_id")]
         assert len(found) == 1, found
         return found[0]
 
@@ -56,7 +56,7 @@ class Run:
     def run_id(self) -> str:
         """The run's id, or "" if the launcher has not come that far."""
         if not self.known_id:
-            for path in self.cwd.rglob("run_id"):
+            for path in below(self.cwd, "run_id"):
                 self.known_id = path.read_text().strip()
         return self.known_id
 
@@ -75,10 +75,15 @@ class Run:
 
         def there() -> bool:
             return bool(self.run_id) and any(
-                p.read_text(errors="replace").count(text) >= times for p in self.cwd.rglob(log + ".log")
+                p.read_text(errors="replace").count(text) >= times for p in below(self.cwd, log + ".log")
             )
 
         assert wait_for(there, timeout_s), f"{log} never said {text!r}: {self.err}"
+
+
+def below(directory: Path, name: str) -> list[Path]:
+    """Return the files of a name below a directory, in which others come and go meanwhile (rglob would raise)."""
+    return [Path(folder) / name for folder, _, files in os.walk(directory) if name in files]
 
 
 def wait_for(condition, timeout_s: float) -> bool:  # type: ignore[no-untyped-def]

@@ -51,8 +51,8 @@ def broadcast_state(runtime: Runtime, model: Any) -> None:
 
     Cost: the model once, in messages of about 64 MB.
     """
-    if runtime.role.world_size == 1:
-        return
+    if runtime.role.world_size == 1 or (runtime.recovery is not None and runtime.recovery.rejoins):
+        return  # the others gave and took theirs when its earlier life began; it takes what the servers hold
     held = model if isinstance(model, list) else [*model.parameters(), *model.buffers()]
     tensors = {id(t): t for t in held if t.size > 0}
     by_dtype: dict[str, list[Any]] = {}

@@ -31,6 +31,21 @@ def start(directory: Path, *arguments: str, servers: int = 2, trainers: int = 2,
     return kill_harness.start([*common, *flags, "--grace", "5", SCRIPT, str(directory / "ckpt"), *arguments], directory, environ)
 
 
+def count(directory: Path, block: dict[str, Any], *flags: str, epochs: int = 3, **environ: str) -> Run:
+    """Start the job whose rows count its steps: two servers, two trainers."""
+    directory.mkdir(exist_ok=True)
+    common = ["--server_num", "2", "--trainer_num", "2", "--device", "cpu", "--log_dir", "logs", "--grace", "5"]
+    script = str(Path(SCRIPT).with_name("count.py"))
+    environ["BLOCK"] = json.dumps(block)
+    return kill_harness.start([*common, *flags, script, str(directory / "ckpt"), str(epochs)], directory, environ)
+
+
+def counted(run: Run, trainer: int = 0) -> dict[str, float]:
+    """Return what the job found at its end: steps, and what rows and bias have lost."""
+    words = next(line for line in run.log(f"trainer-{trainer}").splitlines() if line.startswith("steps ")).split()
+    return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
 def checkpoints(directory: Path) -> list[Path]:
     """Return the complete checkpoints, oldest first, each one verified: every file, and every row of the tables."""
     found = sorted((directory / "ckpt").glob("step-*"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -49,3 +51,32 @@ def test_async_carries_on_and_says_what_is_lost(tmp_path: Path) -> None:
     for trainer in ("trainer-0", "trainer-1"):
         assert run.log(trainer).count("script begins") == 1 and "server 1 is back in another life" in run.log(trainer)
     assert run.log("server-0").count("listens on") == 1 and run.log("trainer-0").count("done") == 1
+
+
+@pytest.mark.slow
+def test_after_a_checkpoint_that_the_disk_refused_the_one_before_is_taken(tmp_path: Path) -> None:
+    disk = tmp_path / "job/ckpt"
+    disk.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    run = job.count(tmp_path / "job", {"consistency": "sync"}, "--server_restarts", "1", CAREFUL="1")
+    try:
+        run.until("saved at 20\n", 40)
+        with open(disk / "filler", "wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+        run.until("could not save")
+        assert kill(run, "server 0", 0)
+        assert run.log("trainer-0").count("saved at") >= 2
+        saved = int(run.log("trainer-0").rpartition("saved at ")[2].split()[0])
+        (disk / "filler").unlink()
+        assert run.wait(60) == 0, run.err
+        job.is_over(run)
+        assert f"resumed at step {saved} from" in run.log("trainer-0"), run.log("trainer-0")
+        assert job.counted(run) == {"steps": 192, "rows": 192.0, "bias": 192.0}
+    finally:
+        job.end(run)
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import job
 from kill_harness import kill
 
+from fleet.parameter_server import block
+
+DENSE = next(field for field in block.FIELDS if field.name == "dense")
 FLAGS = ("--trainer_restarts", "1")
 
 
@@ -34,3 +37,28 @@ def test_with_all_reduce_all_go_back_and_end_with_the_same_bits(tmp_path: Path) 
     assert expected.keys() == found.keys()
     for name in expected:
         assert np.array_equal(expected[name], found[name]), name
+
+
+MODES = [*({"consistency": name} for name in ("bounded", "half_async", "geo")), {"consistency": "async", "dense": "server"}]
+
+
+ONE_FAST = [pytest.param(b, id=b["consistency"], marks=[pytest.mark.slow] if i else []) for i, b in enumerate(MODES)]
+
+
+@pytest.mark.skipif("server" not in DENSE.choices, reason="trainers hold the dense parameters in this version")
+@pytest.mark.parametrize("strategy", ONE_FAST)
+def test_alone_where_the_servers_hold_its_past(tmp_path: Path, strategy: dict[str, object]) -> None:
+    """Its pushes count once: no step of either trainer is missing but those in hand at the death, and none counts twice."""
+    run = job.count(tmp_path, strategy, *FLAGS)
+    try:
+        run.until("at step 41")
+        assert kill(run, "trainer 1", 0)
+        assert run.wait(90) == 0, run.err
+        job.is_over(run)
+    finally:
+        job.end(run)
+    assert "restart 1 of 1: trainer 1 alone started again (its past is on the servers)" in run.err, run.err
+    assert "rejoined at step" in run.log("trainer-1") and run.log("trainer-0").count("at step 41\n") == 1
+    found = job.counted(run)
+    assert found["steps"] == 192
+    assert 192 - 5 <= found["rows"] <= 192.001, found

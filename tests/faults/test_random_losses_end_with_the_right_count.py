@@ -1,0 +1,24 @@
+"""A few random losses over modes and roles; ``make chaos`` strikes 200 times."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import chaos
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_random_losses(tmp_path: Path) -> None:
+    seed = int(os.environ.get("FLEET_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    print(f"seed {seed}: repeat with FLEET_TEST_SEED={seed}")
+    draw = random.Random(seed)
+    for number in range(12):
+        print(chaos.strike(tmp_path / str(number), draw))
