@@ -7,13 +7,13 @@ which each field adds its own. A key is pushed only if a field that reads it had
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fleet.parameter_server import sightings
+from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.client import Pulled, RowGradient
 from fleet.parameter_server.tables import Values
 
@@ -33,7 +33,7 @@ class Announced:
         self._fields = {table: given if isinstance(given, list) else [given] for table, given in ids.items()}
         self.ids = {table: parts[0] if len(parts) == 1 else np.concatenate(parts) for table, parts in self._fields.items()}
         self._turn: dict[str, int] = {}  # table -> the field that is read next if they come in order
-        self.answer: Future[list[Pulled]] | None = None
+        self.answer: Answer[list[Pulled]] | None = None
         self.used = False  # it was looked up: at the next push it is over
 
     def holds(self, table: str, ids: Ids) -> slice | None:

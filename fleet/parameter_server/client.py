@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fleet import logger
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import native, wire
+from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.service import shard_range
@@ -82,7 +83,7 @@ class Client:
         self._sequence = 0
         self._failure: FleetError | None = None  # written and read by the thread
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._pushes: list[Future[None]] = []  # under way
+        self._pushes: list[Answer[None]] = []  # under way
         self._thread = threading.Thread(target=self._work, name="fleet-client", daemon=True)  # joined by close
         self._thread.start()
 
@@ -99,7 +100,7 @@ class Client:
         self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt), rate)
         return self.tables[spec.name]
 
-    def pull(self, wanted: list[tuple[Table, Keys]], create: bool, ahead: int = 0) -> Future[list[Pulled]]:
+    def pull(self, wanted: list[tuple[Table, Keys]], create: bool, ahead: int = 0) -> Answer[list[Pulled]]:
         """Ask for the rows of the ids of several tables, in one message a server.
 
         Args:
@@ -196,23 +197,23 @@ class Client:
         while (job := self._jobs.get()) is not None:
             job()
 
-    def _submit(self, work: Callable[[], Result]) -> Future[Result]:
-        future: Future[Result] = Future()
+    def _submit(self, work: Callable[[], Result]) -> Answer[Result]:
+        answer: Answer[Result] = Answer()
 
         def job() -> None:
             try:
                 if self._failure is not None:
                     raise self._failure
-                future.set_result(work())
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the future
+                answer.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the answer
                 if isinstance(error, PeerLost):  # its link is broken for good: everything after fails alike
                     self._failure = self._failure or error
-                future.set_exception(error)
+                answer.set_exception(error)
 
         if not self._thread.is_alive():
             raise ConfigError("the parameter server's client is closed", at="fleet.shutdown()", fix="use tables before shutdown")
         self._jobs.put(job)
-        return future
+        return answer
 
     def _close_links(self) -> None:
         for link in self._links:
@@ -227,7 +228,7 @@ class Client:
             Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32))
             for (table, _), (keys, inverse, counts) in zip(wanted, sorted_, strict=True)
         ]
-        ends = [np.cumsum(p.counts) for p in found]
+        ends = [list(accumulate(p.counts.tolist())) for p in found]
         parts = [
             [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, _), p, e in zip(wanted, found, ends, strict=True)]
             for s in range(len(self._links))
@@ -247,7 +248,7 @@ class Client:
         return found
 
     def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int) -> None:
-        ends = [np.cumsum(g.counts) for _, g in gradients]
+        ends = [list(accumulate(g.counts.tolist())) for _, g in gradients]
         for server, link in enumerate(self._links):
             parts = []
             for (table, g), end in zip(gradients, ends, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 
 from fleet.errors import ConfigError
 
@@ -86,3 +87,15 @@ def tune(line: socket.socket) -> None:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         line.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+
+
+def limit_silence(line: socket.socket, seconds: float, sends: bool = False) -> None:
+    """Let reads (and sends) raise BlockingIOError after so long without a byte.
+
+    By the kernel: Python's own timeout asks it twice, once whether it may read and once to read.
+    """
+    line.settimeout(None)
+    limit = struct.pack("@ll", int(seconds), max(int(seconds < 1e-6), int(seconds % 1 * 1_000_000)))  # 0 would be for ever
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    if sends:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

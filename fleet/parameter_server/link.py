@@ -293,30 +293,41 @@ class SocketLink:
         self.life = about["life"]
 
     def _read_rows(self, outs: list[Values]) -> None:
-        head = self._reply()
-        if head.op != wire.ROWS or head.num_tables != len(outs):
-            raise wire.WireError(f"expected the rows of {len(outs)} tables, got operation {head.op}")
+        """Read the whole answer where it belongs, in as few system calls as it comes in pieces."""
+        raw = bytearray(wire.HEADER_BYTES)
+        parts = [memoryview(raw)]
         for out in outs:
-            section = bytearray(wire.SECTION_BYTES)
-            wire.receive_exactly(self._line, memoryview(section))
-            wire.receive_exactly(self._line, _bytes(out))
-            wire.receive_exactly(self._line, memoryview(bytearray(-out.nbytes % 8)))
+            parts += [memoryview(bytearray(wire.SECTION_BYTES)), _bytes(out), memoryview(bytearray(-out.nbytes % 8))]
+        size = sum(map(len, parts))
+        receive = self._line.recvmsg_into
+        came = wire.receive_parts(receive, parts, wire.HEADER_BYTES)
+        head = wire.unpack_header(raw)
+        if head.op == wire.ERROR:  # its first bytes lie where rows were to go
+            begun = b"".join(parts)[wire.HEADER_BYTES : came]
+            self._raise_error(begun, head.body_bytes)
+        self._check_reply(head)
+        if head.op != wire.ROWS or head.num_tables != len(outs) or head.body_bytes != size - wire.HEADER_BYTES:
+            raise wire.WireError(f"expected {size} bytes of rows of {len(outs)} tables, got operation {head.op}")
+        if came < size:
+            wire.receive_parts(receive, _behind(parts, came), size - came)
 
     def _read_json(self) -> Any:
-        head = self._reply()
+        head = wire.receive_header(self._line)
+        if head.op == wire.ERROR:
+            self._raise_error(b"", head.body_bytes)
+        self._check_reply(head)
         body = bytearray(head.body_bytes)
         wire.receive_exactly(self._line, memoryview(body))
         return json.loads(body)
 
-    def _reply(self) -> wire.Header:
-        head = wire.receive_header(self._line)
-        if head.op == wire.ERROR:
-            body = bytearray(head.body_bytes)
-            wire.receive_exactly(self._line, memoryview(body))
-            wire.raise_error(json.loads(body))
+    def _raise_error(self, begun: bytes, size: int) -> None:
+        rest = bytearray(max(0, size - len(begun)))
+        wire.receive_exactly(self._line, memoryview(rest))
+        wire.raise_error(json.loads(begun + rest))
+
+    def _check_reply(self, head: wire.Header) -> None:
         if head.request != self._request & 0xFFFFFFFF:
             raise wire.WireError(f"a reply to request {head.request}, expected {self._request}")
-        return head
 
     def _name(self) -> str:
         return f"trainer {self._trainer}, server {self._server} at {self._address}"
@@ -341,3 +352,11 @@ def _section(g: Gradient) -> wire.Section:
 
 def _bytes(array: Any) -> memoryview:
     return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
+
+
+def _behind(parts: list[memoryview], count: int) -> list[memoryview]:
+    """Return what is left of buffers once their first ``count`` bytes are filled."""
+    left = list(parts)
+    while left and count >= len(left[0]):
+        count -= len(left.pop(0))
+    return [left[0][count:], *left[1:]] if left else []

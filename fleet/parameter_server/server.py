@@ -10,7 +10,6 @@ import contextlib
 import faulthandler
 import os
 import socket
-import struct
 import sys
 import threading
 import time
@@ -102,7 +101,7 @@ class Server:
                 endpoint.tune(line)
                 line.settimeout(GREETING_S)
                 wire.greet_client(line, self._secret, welcome)
-                _limit_silence(line)
+                endpoint.limit_silence(line, BODY_S)
                 with self._guard:
                     self._greeting.pop(line, None)
                 while self._one_request(line, trainer, incarnation):
@@ -309,13 +308,6 @@ class _Sender:
         self.begun = True
         wire.send_parts(self._line, self._parts)
         self._parts, self._held = [], 0
-
-
-def _limit_silence(line: socket.socket) -> None:
-    """Let reads fail after BODY_S without a byte. By the kernel: Python's own timeout costs a second system call for each."""
-    line.settimeout(None)
-    limit = struct.pack("@ll", int(BODY_S), int(BODY_S % 1 * 1_000_000))
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def _directory(ask: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleet import logger
@@ -40,27 +40,26 @@ class WatchedLine:
         self.silent_s = 0.0  # how long, when TimeoutError was raised
         self._moved_s = time.monotonic()
         self._suspected = False
-        line.settimeout(self._slice_s)
+        endpoint.limit_silence(line, self._slice_s, sends=True)
 
     def expect(self) -> None:
         """Begin to count the silence: a request goes out now."""
         self._moved_s = time.monotonic()
 
     def recv_into(self, buffer: Any) -> int:
-        while True:
-            try:
-                count = self._line.recv_into(buffer)
-            except TimeoutError:
-                self._look()
-            else:
-                self._moved()
-                return count
+        return self._move(lambda: self._line.recv_into(buffer))
+
+    def recvmsg_into(self, buffers: Sequence[Any]) -> int:
+        return self._move(lambda: self._line.recvmsg_into(buffers)[0])
 
     def sendmsg(self, parts: Sequence[Any]) -> int:
+        return self._move(lambda: self._line.sendmsg(parts))
+
+    def _move(self, bytes_: Callable[[], int]) -> int:
         while True:
             try:
-                count = self._line.sendmsg(parts)
-            except TimeoutError:
+                count = bytes_()
+            except BlockingIOError:  # nothing for a slice of time
                 self._look()
             else:
                 self._moved()
@@ -69,7 +68,7 @@ class WatchedLine:
     def settimeout(self, seconds: float) -> None:
         """Give up soon, without a look: for the last word."""
         self._slice_s = self._dead_s = self._answer_s = seconds
-        self._line.settimeout(seconds)
+        endpoint.limit_silence(self._line, seconds, sends=True)
 
     def close(self) -> None:
         self._line.close()
@@ -96,7 +95,7 @@ class WatchedLine:
         if self.silent_s + 0.05 >= limit_s:
             raise TimeoutError
         left_s = self._dead_s - self.silent_s
-        self._line.settimeout(min(self._slice_s, left_s) if left_s > 0.05 else self._slice_s)
+        endpoint.limit_silence(self._line, min(self._slice_s, left_s) if left_s > 0.05 else self._slice_s, sends=True)
 
 
 def _challenges(address: str, timeout_s: float) -> bool:

@@ -200,6 +200,25 @@ def receive_exactly(line: Line, buffer: memoryview) -> None:
         buffer = buffer[count:]
 
 
+def receive_parts(receive: Callable[[list[memoryview]], int], parts: list[memoryview], least: int) -> int:
+    """Fill buffers in order, with ``least`` bytes or more; return how many came.
+
+    Raises:
+        ConnectionResetError: the other side closed the line. TimeoutError: it fell silent.
+    """
+    total, left = 0, [part for part in parts if len(part)]
+    while total < least:
+        count = receive(left[:1024])  # IOV_MAX of Linux
+        if not count:
+            raise ConnectionResetError("the connection was closed by the other side")
+        total += count
+        while left and count >= len(left[0]):
+            count -= len(left.pop(0))
+        if count:
+            left[0] = left[0][count:]
+    return total
+
+
 def receive_header(line: Line, max_body_bytes: int = MAX_BODY_BYTES) -> Header:
     """Receive the head of a frame."""
     raw = bytearray(HEADER_BYTES)
