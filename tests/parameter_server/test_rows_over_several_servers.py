@@ -128,7 +128,7 @@ def test_nothing_to_ask_and_nothing_to_push(job: Job) -> None:
 def test_a_refused_pull_leaves_the_lines_usable(job: Job) -> None:
     """Every server refuses: all answers are read, so that none is taken for the next one's."""
     table = job.client.open(spec("usable"))
-    wrong = Table(table.spec._replace(dim=9), table.numbers, table.unique)
+    wrong = Table(table.spec._replace(dim=9), table.numbers, table.unique, table.rate)
     for _ in range(2):
         with pytest.raises(TableError, match="a pull of dim 9"):
             job.client.pull([(wrong, np.arange(50, dtype=np.uint64))], create=True).result(20)
