@@ -53,7 +53,7 @@ class FileLoader:
         ConfigError: nothing to read, a number out of range; (in a pass) not the format, or too many bad lines, with file and line.
         PeerLost: (in a pass) a reader process ended; safe to read again.
 
-    Cost: the files are read once to count their lines, about 1.5 GB/s (gzipped: as fast as they unzip).
+    Cost: the files are read once to count their lines: as fast as the disk, 5 GB/s of text in memory, 0.25 GB/s gzipped.
 
     Example:
         >>> lines = MultiSlot([Slot("label", "int", 1), Slot("words")])

@@ -99,7 +99,7 @@ def tasks(paths: Sequence[str]) -> Iterator[Task]:
 def pieces(path: str, block_bytes: int) -> list[Piece]:
     """Return the blocks of a file with the number of lines in each.
 
-    Cost: reads the file once: about 3 GB/s of plain text in memory, 0.3 GB/s of unzipped text.
+    Cost: reads the file once: 5 GB/s of plain text in memory (7.4 measured), 0.25 GB/s of unzipped text.
     """
     found, at = [], 0
     if is_zipped(path):
