@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "kernels.h"
 #include "bind_life.h"
 #include "snapshot.h"
 #include "table.h"
@@ -96,9 +97,45 @@ void set_initializer(Schema& schema, const std::string& name, std::pair<double, 
   }
 }
 
+Number number_of(const std::string& name, const char* what, std::initializer_list<Number> allowed) {
+  std::string known;
+  for (const Number number : allowed) {
+    if (name == name_of(number)) return number;
+    known += (known.empty() ? "" : ", ") + std::string(name_of(number));
+  }
+  throw py::value_error(std::string(what) + " must be one of " + known + ", got " + name);
+}
+
+// Numbers as they go over the wire: the bits of 16-bit floats. Returns how many results are not finite.
+size_t narrow(const py::handle& values_, const py::handle& out_, const std::string& dtype) {
+  const Number number = number_of(dtype, "dtype", {Number::kBfloat16, Number::kFloat16});
+  const py::array values = take<float>(values_, "values", {kAny});
+  py::array result = take<uint16_t>(out_, "out", {values.shape(0)}, true);
+  const float* from = in<float>(values);
+  auto* to = out<uint16_t>(result);
+  const auto count = static_cast<size_t>(values.shape(0));
+  const uint16_t infinite = number == Number::kBfloat16 ? 0x7f80 : 0x7c00;
+  const py::gil_scoped_release released;
+  kernels().store_numbers(number, from, count, reinterpret_cast<char*>(to));
+  size_t bad = 0;
+  for (size_t i = 0; i < count; ++i) bad += (to[i] & infinite) == infinite;
+  return bad;
+}
+
+void widen(const py::handle& values_, const py::handle& out_, const std::string& dtype) {
+  const Number number = number_of(dtype, "dtype", {Number::kBfloat16, Number::kFloat16});
+  const py::array values = take<uint16_t>(values_, "values", {kAny});
+  py::array result = take<float>(out_, "out", {values.shape(0)}, true);
+  const auto* from = reinterpret_cast<const char*>(in<uint16_t>(values));
+  float* to = out<float>(result);
+  const auto count = static_cast<size_t>(values.shape(0));
+  const py::gil_scoped_release released;
+  kernels().load_numbers(number, from, count, to);
+}
+
 std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
                                   std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes,
-                                  const std::map<std::string, double>& life) {
+                                  const std::map<std::string, double>& life, const std::string& weights, const std::string& state) {
   constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
   if (dim < 1 || dim > kMaxDim) throw py::value_error("dim must be 1 to " + std::to_string(kMaxDim) + ", got " + std::to_string(dim));
   if (stripes < 1 || stripes > int64_t{kMaxStripes} || (stripes & (stripes - 1)) != 0) {
@@ -109,6 +146,8 @@ std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, con
   schema.seed = seed;
   schema.salt = salt;
   schema.life = life_of(life);
+  schema.weights = number_of(weights, "weights", {Number::kFloat32, Number::kBfloat16, Number::kFloat16});
+  schema.state = number_of(state, "state", {Number::kFloat32, Number::kBfloat16});
   if (schema.life.admits() && stripes != int64_t{kMaxStripes}) throw py::value_error("a table with admission needs 16 stripes");
   set_optimizer(schema, optimizer, hyper);
   set_initializer(schema, initializer, init_args);
@@ -263,11 +302,13 @@ uint64_t load(Table& self, const std::string& path, const py::handle& keep_, con
 
 void bind_table(py::module_& module) {
   module.def("row_optimizers", &row_optimizer_constants);
+  module.def("narrow", &narrow, py::arg("values"), py::arg("out"), py::arg("dtype"));
+  module.def("widen", &widen, py::arg("values"), py::arg("out"), py::arg("dtype"));
   const auto released = py::call_guard<py::gil_scoped_release>();
   py::class_<Table>(module, "Table")
       .def(py::init(&make_table), py::kw_only(), py::arg("dim"), py::arg("optimizer"), py::arg("hyper"), py::arg("initializer"),
            py::arg("init_args"), py::arg("seed"), py::arg("salt"), py::arg("stripes") = 16,
-           py::arg("life") = std::map<std::string, double>{})
+           py::arg("life") = std::map<std::string, double>{}, py::arg("weights") = "float32", py::arg("state") = "float32")
       .def("pull", &pull, py::arg("ids"), py::arg("out"), py::arg("create"))
       .def("push", &push, py::arg("ids"), py::arg("grads"), py::arg("lr"), py::arg("step"), py::arg("shows") = py::none(),
            py::arg("clicks") = py::none())

@@ -46,6 +46,8 @@ struct Kernels {
   void (*add_rows)(const float* grads, size_t dim, const uint32_t* inverse, size_t count, float* out);
   // values *= scale; returns how many results are not finite.
   size_t (*scale)(float* values, size_t count, float factor);
+  void (*load_numbers)(Number number, const char* from, size_t count, float* to);
+  void (*store_numbers)(Number number, const float* from, size_t count, char* to);  // rounded to nearest
 };
 
 // The best level that this CPU and this build have.

@@ -66,22 +66,31 @@ inline char* first_candidate(const Stripe& stripe, uint64_t hash) {
   }
 }
 
+#include "numbers.inc.h"
+
 // Called before a row is changed, and right after it was created: nothing else may write into a row.
 inline void before_change(const Run& run, char* row) { Stripe::set_epoch(row, run.stripe.epoch); }
 
-inline void write_initial_row(const Schema& schema, uint64_t id, char* row) {
-  write_initial_weights(schema, id, Stripe::weights_of(schema, row));
+inline void write_initial_state(const Schema& schema, char* state) {
   const float value = schema.initial_state();
-  if (value == 0.0f) return;  // fresh rows are zero
-  float* state = Stripe::state_of(schema, row);
-  for (size_t j = 0; j < schema.state_dim(); ++j) state[j] = value;
+  for (size_t j = 0; j < schema.state_dim(); ++j) store_numbers(schema.state, &value, 1, state + j * bytes_of(schema.state));
+}
+
+inline void write_initial_row(const Schema& schema, uint64_t id, char* row, float* scratch) {
+  if (schema.weights == Number::kFloat32) {
+    write_initial_weights(schema, id, reinterpret_cast<float*>(Stripe::weights_of(schema, row)));
+  } else {
+    write_initial_weights(schema, id, scratch);
+    store_numbers(schema.weights, scratch, schema.dim, Stripe::weights_of(schema, row));
+  }
+  if (schema.initial_state() != 0.0f) write_initial_state(schema, Stripe::state_of(schema, row));  // fresh rows are zero
 }
 
 inline char* insert_initial(const Run& run, uint64_t id, uint64_t hash) {
   char* row = run.stripe.insert(id, hash, run.schema.salt);
   if (row == nullptr) return nullptr;
   before_change(run, row);
-  write_initial_row(run.schema, id, row);
+  write_initial_row(run.schema, id, row, run.scratch);
   return row;
 }
 
@@ -151,33 +160,55 @@ constexpr size_t least_bytes() {
   return D != 0 ? Schema::kLifeOffset + 4 * D : 0;
 }
 
-template <size_t D>
+template <size_t D, bool kFloats>
+inline void read_weights(const Schema& schema, char* row, float* out) {
+  const size_t dim = D != 0 ? D : schema.dim;
+  if (kFloats) {
+    copy_row<D>(reinterpret_cast<const float*>(Stripe::weights_of(schema, row)), dim, out);
+  } else {
+    load_numbers(schema.weights, Stripe::weights_of(schema, row), dim, out);
+  }
+}
+
+// What an id without a row reads as: what a row of it would hold.
+inline void read_unseen(const Run& run, uint64_t id, float* out) {
+  const Schema& schema = run.schema;
+  if (schema.life.unseen_zero) {
+    fill(out, schema.dim, 0.0f);
+    return;
+  }
+  write_initial_weights(schema, id, out);
+  if (schema.weights == Number::kFloat32) return;
+  store_numbers(schema.weights, out, schema.dim, reinterpret_cast<char*>(run.scratch));
+  load_numbers(schema.weights, reinterpret_cast<const char*>(run.scratch), schema.dim, out);
+}
+
+template <size_t D, bool kFloats = true>
 bool pull_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
   return walk<true, false, least_bytes<D>()>(
       run, run.schema.state_offset(), [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [&run, dim, out](size_t at, uint64_t, char* row) {
-        copy_row<D>(Stripe::weights_of(run.schema, row), dim, out + at * dim);
+        read_weights<D, kFloats>(run.schema, row, out + at * dim);
       });
 }
 
-template <size_t D>
+template <size_t D, bool kFloats = true>
 void peek_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
   walk<false, false, least_bytes<D>()>(
       run, run.schema.state_offset(), [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [&run, dim, out](size_t at, uint64_t id, char* row) {
         if (row != nullptr) {
-          copy_row<D>(Stripe::weights_of(run.schema, row), dim, out + at * dim);
-        } else if (run.schema.life.unseen_zero) {
-          fill(out + at * dim, dim, 0.0f);
+          read_weights<D, kFloats>(run.schema, row, out + at * dim);
         } else {
-          write_initial_weights(run.schema, id, out + at * dim);
+          read_unseen(run, id, out + at * dim);
         }
       });
 }
 
 bool pull(const Run& run, float* out) {
+  if (run.schema.weights != Number::kFloat32) return pull_rows<0, false>(run, out);
   switch (run.schema.dim) {
     case 8: return pull_rows<8>(run, out);
     case 16: return pull_rows<16>(run, out);
@@ -187,6 +218,7 @@ bool pull(const Run& run, float* out) {
 }
 
 void peek(const Run& run, float* out) {
+  if (run.schema.weights != Number::kFloat32) return peek_rows<0, false>(run, out);
   switch (run.schema.dim) {
     case 8: return peek_rows<8>(run, out);
     case 16: return peek_rows<16>(run, out);
@@ -226,11 +258,11 @@ bool assign(const Run& run, const float* weights, const float* state) {
       run, schema.row_bytes(), [](size_t) {},
       [&run, &schema, dim, state_dim, weights, state](size_t at, uint64_t, char* row) {
         before_change(run, row);
-        copy_row<0>(weights + at * dim, dim, Stripe::weights_of(schema, row));
+        store_numbers(schema.weights, weights + at * dim, dim, Stripe::weights_of(schema, row));
         if (state != nullptr) {
-          copy_row<0>(state + at * state_dim, state_dim, Stripe::state_of(schema, row));
+          store_numbers(schema.state, state + at * state_dim, state_dim, Stripe::state_of(schema, row));
         } else {
-          fill(Stripe::state_of(schema, row), state_dim, schema.initial_state());
+          write_initial_state(schema, Stripe::state_of(schema, row));
         }
       });
 }
@@ -241,18 +273,19 @@ void read(const Run& run, bool* found, float* weights, float* state) {
   const size_t state_dim = schema.state_dim();
   walk<false, false, 0>(
       run, schema.row_bytes(), [](size_t) {},
-      [&schema, dim, state_dim, found, weights, state](size_t at, uint64_t id, char* row) {
+      [&run, &schema, dim, state_dim, found, weights, state](size_t at, uint64_t id, char* row) {
         found[at] = row != nullptr;
         if (row != nullptr) {
-          copy_row<0>(Stripe::weights_of(schema, row), dim, weights + at * dim);
-          copy_row<0>(Stripe::state_of(schema, row), state_dim, state + at * state_dim);
+          load_numbers(schema.weights, Stripe::weights_of(schema, row), dim, weights + at * dim);
+          load_numbers(schema.state, Stripe::state_of(schema, row), state_dim, state + at * state_dim);
         } else {
-          if (schema.life.unseen_zero) {
-            fill(weights + at * dim, dim, 0.0f);
-          } else {
-            write_initial_weights(schema, id, weights + at * dim);
+          read_unseen(run, id, weights + at * dim);
+          for (size_t j = 0; j < state_dim; ++j) {
+            char stored[4];
+            const float value = schema.initial_state();
+            store_numbers(schema.state, &value, 1, stored);
+            load_numbers(schema.state, stored, 1, state + at * state_dim + j);
           }
-          fill(state + at * state_dim, state_dim, schema.initial_state());
         }
       });
 }
@@ -339,11 +372,14 @@ void add_rows(const float* grads, size_t dim, const uint32_t* inverse, size_t co
 }
 
 #if FLEET_LEVEL == FLEET_LEVEL_AVX512
-constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
+                           load_numbers, store_numbers};
 #elif FLEET_LEVEL == FLEET_LEVEL_AVX2
-constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
+                           load_numbers, store_numbers};
 #else
-constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale};
+constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
+                           load_numbers, store_numbers};
 #endif
 
 }  // namespace

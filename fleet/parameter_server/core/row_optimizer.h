@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace fleet {
 
@@ -24,6 +25,7 @@ struct Rate {
   float lr = 0;
   float beta1_power = 0;  // beta1^step, if the optimizer uses them
   float beta2_power = 0;
+  uint64_t noise = 0;  // what random rounding draws from besides the key
 };
 
 // What an optimizer's struct inherits and overrides.

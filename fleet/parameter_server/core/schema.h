@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "life.h"
+#include "number.h"
 #include "row_optimizer.h"
 #include "rows.h"
 
@@ -27,6 +28,8 @@ struct Schema {
   float clip_min = -FLT_MAX;
   float clip_max = FLT_MAX;
   float l2_decay = 0;
+  Number weights = Number::kFloat32;  // as they are stored
+  Number state = Number::kFloat32;
   Initializer initializer = Initializer::kConstant;
   float init_a = 0;  // low, mean or value
   float init_b = 0;  // high or standard deviation
@@ -41,12 +44,14 @@ struct Schema {
   static constexpr size_t kSeenOffset = 10;
   static constexpr size_t kLifeOffset = 12;
   size_t weights_offset() const { return kLifeOffset + life.life_bytes(); }
-  size_t weights_bytes() const { return 4 * dim; }
-  size_t state_offset() const { return weights_offset() + weights_bytes(); }
-  size_t state_bytes() const { return 4 * state_dim(); }
-  size_t row_bytes() const { return state_offset() + state_bytes(); }
-  // Floats of memory that the update of one row needs: its gradient once it was changed.
-  size_t scratch_floats() const { return changes_gradients() ? dim : 0; }
+  size_t weights_bytes() const { return bytes_of(weights) * dim; }
+  size_t state_offset() const { return weights_offset() + whole_words(weights_bytes()); }
+  size_t state_bytes() const { return bytes_of(state) * state_dim(); }
+  size_t row_bytes() const { return state_offset() + whole_words(state_bytes()); }
+  static constexpr size_t whole_words(size_t bytes) { return (bytes + 3) & ~size_t{3}; }
+  bool is_float32() const { return weights == Number::kFloat32 && state == Number::kFloat32; }
+  // Floats of memory that work on one row needs: its changed gradient; weights and state as floats.
+  size_t scratch_floats() const { return is_float32() ? (changes_gradients() ? dim : 0) : 2 * dim + state_dim(); }
   // What a snapshot holds of a row: key, weights, state.
   size_t saved_bytes() const { return 8 + weights_bytes() + state_bytes(); }
 

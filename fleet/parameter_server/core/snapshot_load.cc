@@ -5,6 +5,7 @@
 
 #include "crc32.h"
 #include "file.h"
+#include "kernels.h"
 #include "safetensors.h"
 #include "snapshot.h"
 
@@ -88,8 +89,8 @@ class Load {
     num_rows_ = keys->second.shape[0];
     std::map<std::string, std::pair<const char*, std::vector<uint64_t>>> wanted;
     wanted["keys"] = {"U64", {num_rows_}};
-    wanted["weights"] = {"F32", {num_rows_, schema.dim}};
-    if (schema.state_dim() > 0) wanted["state"] = {"F32", {num_rows_, schema.state_dim()}};
+    wanted["weights"] = {tensor_dtype_of(schema.weights), {num_rows_, schema.dim}};
+    if (schema.state_dim() > 0) wanted["state"] = {tensor_dtype_of(schema.state), {num_rows_, schema.state_dim()}};
     if (header_.tensors.size() != wanted.size()) return Status::damaged("its header has tensors that no table has");
     const uint64_t data_bytes = file_.size() - data_begin_;
     if (num_rows_ > data_bytes / (schema.saved_bytes())) {
@@ -108,7 +109,7 @@ class Load {
         return Status::damaged("its tensor " + name + " is " + tensor.dtype + shape_text(tensor.shape) + ", the table needs " +
                                want.first + shape_text(want.second));
       }
-      const uint64_t row = name == "keys" ? 8 : 4 * want.second[1];
+      const uint64_t row = name == "keys" ? 8 : name == "state" ? schema.state_bytes() : schema.weights_bytes();
       if (tensor.begin > data_bytes || tensor.end > data_bytes || tensor.end - tensor.begin != num_rows_ * row) {
         return Status::damaged("its tensor " + name + " lies at bytes " + std::to_string(tensor.begin) + " to " +
                                std::to_string(tensor.end) + " of " + std::to_string(data_bytes));
@@ -169,14 +170,17 @@ class Load {
     std::vector<uint64_t> keys(block);
     std::vector<float> weights(block * dim);
     std::vector<float> state(block * state_dim);
+    std::vector<char> stored(block * std::max(schema.weights_bytes(), schema.state_bytes()));
     const auto read = [&](const char* name, uint64_t row, size_t count, size_t row_bytes, void* to) {
       return file_.read_at(data_begin_ + header_.tensors[name].begin + row * row_bytes, to, count * row_bytes);
     };
     for (uint64_t at = 0; at < num_rows_;) {
       const size_t count = std::min<uint64_t>(block, num_rows_ - at);
       Status status = read("keys", at, count, 8, keys.data());
-      if (status.ok()) status = read("weights", at, count, 4 * dim, weights.data());
-      if (status.ok() && state_dim > 0) status = read("state", at, count, 4 * state_dim, state.data());
+      if (status.ok()) status = read("weights", at, count, schema.weights_bytes(), stored.data());
+      kernels().load_numbers(schema.weights, stored.data(), status.ok() ? count * dim : 0, weights.data());
+      if (status.ok() && state_dim > 0) status = read("state", at, count, schema.state_bytes(), stored.data());
+      kernels().load_numbers(schema.state, stored.data(), status.ok() ? count * state_dim : 0, state.data());
       if (!status.ok()) return status;
       size_t kept = 0;
       for (size_t i = 0; i < count; ++i) {

@@ -24,8 +24,8 @@ struct Column {
 };
 
 std::vector<Column> columns_of(const Schema& schema) {
-  std::vector<Column> columns = {{"keys", "U64", 0, 8}, {"weights", "F32", schema.weights_offset(), schema.weights_bytes()}};
-  if (schema.state_dim() > 0) columns.push_back({"state", "F32", schema.state_offset(), schema.state_bytes()});
+  std::vector<Column> columns = {{"keys", "U64", 0, 8}, {"weights", tensor_dtype_of(schema.weights), schema.weights_offset(), schema.weights_bytes()}};
+  if (schema.state_dim() > 0) columns.push_back({"state", tensor_dtype_of(schema.state), schema.state_offset(), schema.state_bytes()});
   return columns;
 }
 
@@ -108,7 +108,7 @@ class Save {
     uint64_t at = 0;
     for (const Column& column : columns_) {
       std::vector<uint64_t> shape = {num_rows};
-      if (column.row_offset > 0) shape.push_back(column.bytes / 4);
+      if (column.row_offset > 0) shape.push_back(column.name == std::string("state") ? schema.state_dim() : schema.dim);
       header.tensors[column.name] = {column.dtype, shape, at, at + num_rows * column.bytes};
       begins_.push_back(at);
       at += num_rows * column.bytes;

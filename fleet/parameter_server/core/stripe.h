@@ -50,8 +50,9 @@ struct Stripe {
   }
   static void set_seen(char* row, uint16_t seen) { std::memcpy(row + Schema::kSeenOffset, &seen, sizeof seen); }
   // Rows are aligned to 4 bytes, and so are their parts.
-  static float* weights_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.weights_offset()); }
-  static float* state_of(const Schema& schema, char* row) { return reinterpret_cast<float*>(row + schema.state_offset()); }
+  // schema.weights and schema.state say what lies there.
+  static char* weights_of(const Schema& schema, char* row) { return row + schema.weights_offset(); }
+  static char* state_of(const Schema& schema, char* row) { return row + schema.state_offset(); }
 
   // Returns the row of `id` or nullptr. The careful path: looks at every candidate.
   char* find(uint64_t id, uint64_t hash) const noexcept {

@@ -109,9 +109,10 @@ Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint6
 }
 
 Rate Table::rate_of(float lr, int64_t step) noexcept {
-  if (!schema_.optimizer->uses_powers) return {lr, 0, 0};
+  const uint64_t noise = mix64(static_cast<uint64_t>(step) ^ mix64(schema_.salt));
+  if (!schema_.optimizer->uses_powers) return {lr, 0, 0, noise};
   const BetaPowers::Powers power = beta_powers_.at(step);
-  return {lr, power.beta1, power.beta2};
+  return {lr, power.beta1, power.beta2, noise};
 }
 
 Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, int64_t step, size_t* num_nonfinite,

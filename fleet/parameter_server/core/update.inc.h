@@ -5,6 +5,7 @@
 // A row optimizer with the numbers of one push, and how it changes a row.
 struct Prepared {
   alignas(16) char optimizer[48];
+  uint64_t noise;
   void (*update)(const Prepared& prepared, const Run& run, char* row, const float* g);
 };
 
@@ -54,17 +55,32 @@ template <class O, size_t D>
 void update_in_place(const Prepared& prepared, const Run& run, char* row, const float* g) {
   const O optimizer = *reinterpret_cast<const O*>(prepared.optimizer);  // a copy: known not to be what the loops write to
   const size_t dim = D != 0 ? D : run.schema.dim;
-  float* w = Stripe::weights_of(run.schema, row);
+  auto* w = reinterpret_cast<float*>(Stripe::weights_of(run.schema, row));
   update_floats<O, D>(optimizer, dim, w, w + dim, g);
 }
 
+// Changed gradients, and rows of 16 bits.
 template <class O>
 void update_any(const Prepared& prepared, const Run& run, char* row, const float* g) {
   const O optimizer = *reinterpret_cast<const O*>(prepared.optimizer);
   const Schema& schema = run.schema;
-  float* w = Stripe::weights_of(schema, row);
-  g = change_gradient(schema, w, g, run.scratch);
-  update_floats<O, 0>(optimizer, schema.dim, w, w + schema.dim, g);
+  char* weights = Stripe::weights_of(schema, row);
+  if (schema.is_float32()) {
+    auto* w = reinterpret_cast<float*>(weights);
+    update_floats<O, 0>(optimizer, schema.dim, w, w + schema.dim, change_gradient(schema, w, g, run.scratch));
+    return;
+  }
+  char* state = Stripe::state_of(schema, row);
+  const size_t state_dim = schema.state_dim();
+  float* w = run.scratch + schema.dim;
+  float* s = w + schema.dim;
+  load_numbers(schema.weights, weights, schema.dim, w);
+  load_numbers(schema.state, state, state_dim, s);
+  if (schema.changes_gradients()) g = change_gradient(schema, w, g, run.scratch);
+  update_floats<O, 0>(optimizer, schema.dim, w, s, g);
+  const uint64_t seed = mix64(Stripe::key_of(row) + prepared.noise);
+  store_random(schema.weights, w, schema.dim, weights, static_cast<uint32_t>(seed));
+  store_random(schema.state, s, state_dim, state, static_cast<uint32_t>(seed >> 32));
 }
 
 template <class O>
@@ -73,6 +89,7 @@ Prepared prepare(const Schema& schema, const Rate& rate) {
   Prepared prepared;
   const O optimizer(schema.constants, rate);
   std::memcpy(prepared.optimizer, &optimizer, sizeof optimizer);
+  prepared.noise = rate.noise;
   if (schema.scratch_floats() > 0) {
     prepared.update = update_any<O>;
     return prepared;
