@@ -188,10 +188,11 @@ def _about_tables(job: Any, block: dict[str, Any]) -> list[str]:
     names = ", ".join(f"{n} (dim {e.dim}, {e.vocabulary or 'any'} ids)" for n, e in job.embeddings.items()) or "none"
     optimizer, constants = row_optimizer.of(job.optimizer.inner, block["row_optimizer"])
     lazy = " (lazy: only rows of the batch move)" if row_optimizer.is_lazy(optimizer, constants) else ""
+    stored = "" if block["weights"] == block["state"] == "float32" else f", stored as {block['weights']}, state as {block['state']}"
     where = "in this process" if not job.runtime.role.servers else "on the servers"
     only = "; only the rows are asynchronous, dense parameters meet every step" if block["consistency"] == "async" else ""
     numbers = "".join(f", {name} {block[name]}" for name in ("staleness", "merge_steps") if block[name] is not None)
     return [
         f"  parameter server: {block['consistency']}{numbers}, prefetch {block['prefetch']}, dense by {block['dense']}{only}",
-        f"  tables {where}: {names}; rows by {optimizer}{lazy}",
+        f"  tables {where}: {names}; rows by {optimizer}{lazy}{stored}",
     ]

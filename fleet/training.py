@@ -94,7 +94,7 @@ class Job:
         for path, layer in found.items():
             if not isinstance(layer, embedding.Embedding):
                 embedding.convert(layer, path)
-            layer.join(self.session, path, rows[path], seed)
+            layer.join(self.session, path, rows[path], block, seed)
             self.embeddings[layer.table_name] = layer
         if self.runtime.role.rank == 0:
             for layer in found.values():

@@ -14,7 +14,8 @@ def test_true_takes_the_defaults_and_a_dict_sets_fields() -> None:
     on = DistributedStrategy(parameter_server=True)
     assert on == DistributedStrategy(parameter_server={}) == DistributedStrategy(parameter_server={"consistency": "sync"})
     assert on.parameter_server == {"consistency": "sync", "prefetch": 1, "staleness": None, "merge_steps": None,
-                                   "dense": "allreduce", "row_optimizer": None, "on_server_loss": None}  # fmt: skip
+                                   "dense": "allreduce", "row_optimizer": None, "weights": "float32", "state": "float32",
+                                   "on_server_loss": None}  # fmt: skip
     assert on != DistributedStrategy(parameter_server={"consistency": "async"})
 
 

@@ -155,6 +155,15 @@ def set_simd(level: str) -> None:
         ValueError: this CPU has no such level.
     """
 
+def narrow(values: NDArray[np.float32], out: NDArray[np.uint16], dtype: str) -> int:
+    """Write ``values[n]`` to ``out[n]`` as the bits of ``bfloat16`` or ``float16``, rounded to nearest even.
+
+    Returns how many results are not finite: what is too large becomes infinite.
+    """
+
+def widen(values: NDArray[np.uint16], out: NDArray[np.float32], dtype: str) -> None:
+    """Write the numbers whose bits are ``values[n]`` to ``out[n]``."""
+
 def row_optimizers() -> dict[str, dict[str, tuple[float, float, float]]]:
     """Return every row optimizer's constants: name -> (default, lowest, first that is too large)."""
 
@@ -163,15 +172,15 @@ class Table:
 
     Args:
         dim: floats of a row.
-        optimizer: ``sgd``; ``adagrad`` (Paddle's, element-wise) and ``rowwise_adagrad`` (one float: the sum of mean squares)
-            with ``epsilon`` (1e-6) and ``initial_accumulator_value`` (0); ``adam`` (Paddle's with lazy_mode=True) with
-            ``beta1`` (0.9), ``beta2`` (0.999), ``epsilon`` (1e-8).
-        hyper: the optimizer's hyper-parameters; unknown names raise ValueError.
+        optimizer: one of :func:`row_optimizers`; ``docs/row_optimizer.md`` says what each computes.
+        hyper: its constants, and ``l2_decay``, ``clip_min``, ``clip_max``; unknown names raise ValueError.
         initializer: ``uniform`` with ``(low, high)``, ``normal`` with ``(mean, std)``, ``constant`` with ``(value, 0)``.
             A row's values come from (seed, salt, id, column) alone.
         seed: of the initial values.
         salt: of the hash that places keys; the same on all servers and clients of a table.
         stripes: number of locks: 1, 2, 4, 8 or 16.
+        weights: how they are stored: ``float32``, ``bfloat16`` or ``float16``; pulls and pushes are float32 always.
+        state: how row state is stored: ``float32`` or ``bfloat16``.
 
     Raises:
         ValueError: a value out of range, or a name that is not known.
@@ -188,6 +197,8 @@ class Table:
         seed: int,
         salt: int,
         stripes: int = 16,
+        weights: str = "float32",
+        state: str = "float32",
     ) -> None: ...
     def pull(self, ids: NDArray[np.uint64], out: NDArray[np.float32], create: bool) -> int:
         """Copy the weights of ``ids[n]`` to ``out[n, dim]``; return how many rows were created.

@@ -5,7 +5,7 @@ from typing import Any
 
 from fleet.config import Field
 from fleet.errors import ConfigError
-from fleet.parameter_server.spec import FLAGS, OPTIMIZERS
+from fleet.parameter_server.spec import FLAGS, OPTIMIZERS, STATES, WEIGHTS
 
 NAME = "parameter_server"
 # What a row optimizer may be told; its flags, but for the one that is not the user's to set, are True or False.
@@ -27,6 +27,9 @@ FIELDS: tuple[Field, ...] = (
     Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
     Field("row_optimizer", str, None, "None: the script's own; a name, or {'name': ..., constants}; rowwise_adagrad keeps one "
           "float of state a row", choices=tuple(OPTIMIZERS), none_ok=True, settings=_CONSTANTS),
+    Field("weights", str, "float32", "how the servers store weights; 16 bits are rounded at random, so that small steps count in "
+          "the mean", choices=WEIGHTS),
+    Field("state", str, "float32", "how the servers store row state", choices=STATES),
     Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "
           "for sync and bounded, carry_on for the others", choices=("rollback", "carry_on"), none_ok=True),
 )  # fmt: skip

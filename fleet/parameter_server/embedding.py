@@ -6,6 +6,7 @@ the layer stays valid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ import paddle
 from numpy.typing import NDArray
 
 from fleet.errors import ConfigError
-from fleet.parameter_server import row_life, sightings
+from fleet.parameter_server import initial_values, row_life, sightings
 from fleet.parameter_server.client import Table
 from fleet.parameter_server.lookup import POOLINGS, Lookup, Reader
 from fleet.parameter_server.pooling import Result, Weighted
 from fleet.parameter_server.row_optimizer import WeightAttributes
 from fleet.parameter_server.session import Session
-from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server.spec import STATES, WEIGHTS, TableSpec
 
 UPLOAD_ROWS = 1 << 20  # rows of a converted embedding whose keys are made at once
 
@@ -34,10 +35,12 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
     Args:
         dim: floats of a row.
         vocabulary: ids are below it; 0 takes any uint64 (give ids of 2**63 and more as a NumPy uint64 array).
-        initializer: paddle.nn.initializer.Uniform, Normal or Constant; the default is Uniform(-0.01, 0.01).
+        initializer: paddle.nn.initializer.Uniform, Normal, XavierUniform, XavierNormal or Constant;
+            the default is Uniform(-0.01, 0.01).
             A row's first value comes from (seed, table, id) alone.
         name: of the table; the default is the layer's path in the model.
         learning_rate: times the optimizer's, as ``ParamAttr(learning_rate=...)`` of an nn.Embedding.
+        weights, state: how the servers store them, in place of the strategy's ``weights`` and ``state``.
         pooling: ``"sum"`` of weight times row; ``"mean"``: that over the sum of weights; ``"sqrtn"``: over the root of the
             sum of squared weights. Weights are 1 if none are given; a bag whose divisor is 0 reads as zeros.
         padding_id: the id that stands for none, -1 for example: it reads as zeros, gets no gradient and no row, and counts
@@ -65,7 +68,8 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
 
     def __init__(self, dim: int, *, vocabulary: int = 0, initializer: Any = None, name: str | None = None,
                  pooling: str | None = None, padding_id: int | None = None, learning_rate: float = 1.0, admission: Any = None,
-                 eviction: Any = None, entry: Any = None) -> None:  # fmt: skip
+                 eviction: Any = None, entry: Any = None, weights: str | None = None,
+                 state: str | None = None) -> None:  # fmt: skip
         super().__init__()
         if type(dim) is not int or not 1 <= dim <= 65536:
             raise ConfigError(
@@ -89,20 +93,29 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
                 f"learning_rate must be a number >= 0, got {learning_rate!r}", at="parameter_server.Embedding",
                 fix="give what the optimizer's rate is multiplied with",
             )  # fmt: skip
+        for what, value, known in (("weights", weights, WEIGHTS), ("state", state, STATES)):
+            if value is not None and value not in known:
+                raise ConfigError(
+                    f"{what} must be one of {', '.join(known)} or None, got {value!r}", at="parameter_server.Embedding",
+                    fix="None takes the strategy's",
+                )  # fmt: skip
         self.dim, self.vocabulary, self.table_name = dim, vocabulary, name
         self.pooling, self.padding_id = pooling, padding_id
         self.life = row_life.of(admission, eviction, entry)
-        self._initial = _initial(initializer)
+        self._initial = initial_values.of(initializer, vocabulary, dim)
         self._attributes = WeightAttributes("", float(learning_rate))
+        self._stored = weights, state
         self._upload: NDArray[np.float32] | None = None  # a converted embedding's weight, until the table is open
         self._session: Session | None = None
         self._table: Table | None = None
         self._reader: Reader  # of its ids: made with the table
 
-    def join(self, session: Session, path: str, optimizer: tuple[str, tuple[tuple[str, float], ...]], seed: int) -> None:
-        """Open the table; ``path`` is the layer's name in the model."""
+    def join(self, session: Session, path: str, optimizer: tuple[str, tuple[tuple[str, float], ...]], block: Mapping[str, Any],
+             seed: int) -> None:  # fmt: skip
+        """Open the table; ``path`` is the layer's name in the model, ``block`` the strategy's ``parameter_server``."""
         self.table_name = self.table_name or path or "embedding"  # no path: the model itself
-        spec = TableSpec(self.table_name, self.dim, optimizer[0], optimizer[1], *self._initial, seed, self.vocabulary, self.life)
+        stored = self._stored[0] or block["weights"], self._stored[1] or block["state"]
+        spec = TableSpec(self.table_name, self.dim, *optimizer, *self._initial, seed, self.vocabulary, self.life, *stored)
         self._session, self._table = session, session.open(spec, self._attributes.learning_rate)
         self._reader = Reader(f"table {self.table_name!r}", self.vocabulary, self.dim, self.pooling, self.padding_id)
 
@@ -254,17 +267,3 @@ def convert(layer: Any, path: str) -> None:
     layer.__class__ = Embedding
     layer.__dict__.update({**fresh.__dict__, **hooks})
     layer._upload, layer.training, layer._attributes = values, training, WeightAttributes.of(weight)
-
-
-def _initial(initializer: Any) -> tuple[str, tuple[float, float]]:
-    kind = type(initializer).__name__
-    if initializer is None:
-        return "uniform", (-0.01, 0.01)
-    if kind == "Uniform":
-        return "uniform", (float(initializer._low), float(initializer._high))
-    if kind == "Normal":
-        return "normal", (float(initializer._mean), float(initializer._std_dev))
-    if kind == "Constant":
-        return "constant", (float(initializer._value), 0.0)
-    raise ConfigError(f"an initializer {kind} is not in this version of fleet for tables", at="parameter_server.Embedding",
-                      fix="use paddle.nn.initializer.Uniform, Normal or Constant")  # fmt: skip

@@ -30,6 +30,8 @@ OPTIMIZERS: dict[str, dict[str, tuple[float, float, float]]] = {
     "ftrl": {"l1": _POSITIVE, "l2": _POSITIVE, "beta": (1.0, 1e-37, 1e30)},
 }
 FLAGS = ("nesterov", "dense")  # constants that are 0 or 1
+WEIGHTS = ("float32", "bfloat16", "float16")  # how weights may be stored
+STATES = ("float32", "bfloat16")  # and row state
 INITIALIZERS = ("uniform", "normal", "constant")
 MAX_NAME = 200  # bytes of a table's name as a directory of a snapshot; file systems allow 255
 
@@ -46,6 +48,8 @@ class TableSpec(NamedTuple):
     seed: int
     vocabulary: int  # 0: open, any uint64; else keys are 0 <= key < vocabulary
     life: Life = Life()
+    weights: str = "float32"  # of WEIGHTS
+    state: str = "float32"  # of STATES
 
     @property
     def salt(self) -> int:
@@ -63,6 +67,8 @@ class TableSpec(NamedTuple):
             seed=self.seed,
             salt=self.salt,
             life=self.life.of_server(num_shards),
+            weights=self.weights,
+            state=self.state,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -87,6 +93,8 @@ class TableSpec(NamedTuple):
                 seed=int(value["seed"]),
                 vocabulary=int(value["vocabulary"]),
                 life=Life.from_json(value.get("life", {})),
+                weights=str(value.get("weights", "float32")),
+                state=str(value.get("state", "float32")),
             )
         except ConfigError as error:
             raise TableError(error.what, at="TABLE", fix=error.fix) from None
@@ -94,7 +102,8 @@ class TableSpec(NamedTuple):
             raise TableError(f"not a table's spec: {error!r}", at="TABLE", fix="send the fields that docs/wire.md lists") from None
         _check_name(spec.name)
         numbers = 0 <= spec.seed < 1 << 64 and 0 <= spec.vocabulary <= 1 << 64 and 1 <= spec.dim <= 65536
-        if not numbers or spec.optimizer not in OPTIMIZERS or spec.initializer not in INITIALIZERS:
+        stored = spec.weights in WEIGHTS and spec.state in STATES
+        if not numbers or not stored or spec.optimizer not in OPTIMIZERS or spec.initializer not in INITIALIZERS:
             raise TableError(f"no such table: {spec}", at="TABLE", fix="send the fields in the ranges that docs/wire.md gives")
         return spec
 
