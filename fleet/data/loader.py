@@ -242,7 +242,7 @@ def _sampling_of_paddle(source: Any) -> tuple[int, int, bool, bool]:
     if isinstance(source.dataset, io.IterableDataset):
         raise _refusal(
             "an IterableDataset: it has no indices to share out",
-            "use a map-style Dataset, or load arrays into a fleet.data.ArrayLoader",
+            "use a map-style Dataset, a fleet.data.ArrayLoader, or a fleet.data.FileLoader for files larger than memory",
         )
     sampler = source.batch_sampler
     if sampler is None:
