@@ -45,13 +45,14 @@ if len(sys.argv) > 2:
 import numpy as np  # noqa: E402
 
 from fleet.parameter_server import server, wire  # noqa: E402
+from fleet.parameter_server.consistency.mode import Mode  # noqa: E402
 from fleet.parameter_server.service import Service  # noqa: E402
 from fleet.parameter_server.spec import TableSpec  # noqa: E402
 
 server.BODY_S = 0.05  # a frame that is cut keeps nobody waiting
 ROUND, TIMEOUT_S = 20_000, 0.001
 WIDE = [0, 1, 2, 3, 7, 255, 2**16 - 1, 2**31, 2**32 - 1, 2**40, 2**61, 2**63, 2**64 - 1]
-MODES = ("sync", "async")
+MODES = ("sync", "async", "bounded", "half_async")
 GOOD = np.arange(100, dtype=np.uint64) + np.uint64(0x5EED_0000_0000)
 
 
@@ -97,7 +98,8 @@ class Frames:
     def _right(self) -> bytes:
         rng = self._rng
         self._sequence += 1
-        op = rng.choice((wire.PULL, wire.PUSH, wire.PUSH, wire.ASSIGN, wire.TABLE, wire.STATUS, wire.LOAD, wire.BYE, 99))
+        op = rng.choice((wire.PULL, wire.PUSH, wire.PUSH, wire.ASSIGN, wire.TABLE, wire.STATUS, wire.LOAD,
+                         wire.SHRINK, wire.BYE, 99))  # fmt: skip
         if op == wire.STATUS and rng.random() < 0.02:
             op = wire.SAVE  # rarely: it waits for the disk
         count = self._sequence
@@ -125,7 +127,7 @@ class Frames:
             return {"directory": f"{self._directory}/{self._rng.randrange(3)}"}
         if op == wire.LOAD:
             return self._rng.choice(({"apply": True}, {"directory": f"{self._directory}/0", "manifest": {"tables": {}}}))
-        return self._rng.choice(({}, [], None, 3, {"directory": 3}))
+        return self._rng.choice(({}, [], None, 3, {"directory": 3}, {"below": 1.0}))
 
 
 class Line(io.BytesIO):
@@ -149,8 +151,8 @@ class Target:
         self.outcomes = outcomes
         self.service = Service(0, 1, 3)
         self._server = server.Server(f"unix:{directory}/socket", "secret", self.service)
-        self.attacked = self.service.open(spec("attacked"), mode, TIMEOUT_S)
-        self._good = self.service.open(spec("good"), mode, TIMEOUT_S)
+        self.attacked = self.service.open(spec("attacked"), Mode(mode), TIMEOUT_S)
+        self._good = self.service.open(spec("good"), Mode(mode), TIMEOUT_S)
         self.service.tables.pull(self._good, GOOD, np.empty((100, 4), np.float32), True)
         self._pair()
 
