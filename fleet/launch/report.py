@@ -181,7 +181,7 @@ def text(
             out.append(f"  in thread {cause.record['thread']}")
     else:
         out.append("  " + summary)
-    if cause.status == -signal.SIGKILL and not cause.frozen:
+    if cause.status == -signal.SIGKILL and not cause.stopped:
         out.append("  nobody in this run sent it: the kernel does when memory is short (dmesg says so)")
     out += source_lines(cause)
     out += ["", f"  last lines of {os.path.basename(cause.log_path)}"]
