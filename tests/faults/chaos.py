@@ -26,7 +26,7 @@ from fleet.parameter_server import block
 MODES = next(field for field in block.FIELDS if field.name == "consistency").choices
 VICTIMS = ("server 0", "server 1", "trainer 0", "trainer 1", "launcher")
 STEPS = 128
-IN_HAND = 8  # steps of a trainer that die with it: k_steps or merge_steps, and those under way
+IN_HAND = 12  # steps of a trainer that die with it: geo exchanges every 10 (k_steps), and two pushes may be under way
 SINCE_CHECKPOINT = 10 + IN_HAND  # steps of a server that carries on
 
 
