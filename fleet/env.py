@@ -47,6 +47,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_LOCAL_RANK", "launcher", "rank on this node", "0"),
     Variable("FLEET_LOCAL_SIZE", "launcher", "trainers on this node", "1"),
     Variable("FLEET_SERVER_INDEX", "launcher", "index among the servers", "0"),
+    Variable("FLEET_SERVER_MEMORY", "launcher", "bytes that a server may take; 0: no limit", "0"),
     Variable("FLEET_SERVER_RESTARTS", "launcher", "losses of a server that the launcher answers by starting again", "0"),
     Variable("FLEET_TRAINER_RESTARTS", "launcher", "losses of a trainer that the launcher answers by starting again", "0"),
     Variable("FLEET_REJOIN", "launcher", "1: this process alone was started again, the others of the job go on", "0"),

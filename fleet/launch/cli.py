@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import fleet.config as config
 import fleet.env as env  # not "from fleet": that would ask fleet.__getattr__ first, and import Paddle's names
 from fleet.errors import ConfigError
+from fleet.launch import sizes
 
 HELP = """\
 usage: python -m fleet.launch [options] SCRIPT [script options]
@@ -38,6 +39,7 @@ what you see
 
 how it ends
   --grace S               seconds to save after TERM before KILL                       [30]
+  --server_memory 8G      what each server may take: K, M or G; then new rows are refused, or others evicted  [no limit]
   --server_restarts N     losses of a server to answer by starting again                [0]
   --trainer_restarts N    losses of a trainer likewise (docs/failure.md)                [0]
 
@@ -68,7 +70,7 @@ SPELLINGS = {
     "server_num": "num_servers", "servers": "servers",
     "selected_gpus": "gpus", "gpus": "gpus", "devices": "gpus",
     "device": "device", "log_dir": "log_dir", "show": "show", "grace": "grace", "env": "env", "tune": "tune",
-    "metrics_port": "metrics_port",
+    "metrics_port": "metrics_port", "server_memory": "server_memory",
     "dry_run": "dry_run", "server_restarts": "server_restarts", "trainer_restarts": "trainer_restarts",
 }  # fmt: skip
 LATER = ("nnodes", "hosts", "rdzv", "scheduler")
@@ -88,6 +90,7 @@ class Options(NamedTuple):
     log_dir: str = ""
     show: str = "rank0"  # rank0, all, none, or ranks: "0,3"
     grace: float = 30.0
+    server_memory: int = 0  # bytes
     server_restarts: int = 0
     trainer_restarts: int = 0
     env: tuple[tuple[str, str], ...] = ()
@@ -380,7 +383,8 @@ _INSTEAD = {
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "num_trainers": _count, "num_servers": _count, "trainers": _count_or_endpoints, "servers": _count_or_endpoints,
     "gpus": _gpus, "device": _choice("cpu", "gpu"), "log_dir": _path, "show": _show, "grace": _seconds, "env": _env,
-    "tune": _on_off, "metrics_port": _port, "dry_run": _flag, "server_restarts": _restarts, "trainer_restarts": _restarts,
+    "tune": _on_off, "metrics_port": _port, "dry_run": _flag, "server_memory": sizes.server_memory,
+    "server_restarts": _restarts, "trainer_restarts": _restarts,
 }  # fmt: skip
 
 

@@ -102,6 +102,8 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
         raise usage("there is no server to start again", options.at["server_restarts"], "start servers with --server_num N")
     if options.metrics_port is not None and not num_servers:
         raise usage("metrics are the servers', and there is none", options.at["metrics_port"], "start servers with --server_num N")
+    if options.server_memory and not num_servers:
+        raise usage("there is no server to limit", options.at["server_memory"], "start servers with --server_num N")
     run_id = new_run_id()
     meeting = open_meeting(run_id, num_trainers, options.trainers)
     log_dir = make_log_dir(options, run_id)
@@ -121,6 +123,8 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
     metrics = {} if options.metrics_port is None else {"FLEET_METRICS_PORT": str(options.metrics_port)}
     for i in range(num_servers):
         own = metrics | {"FLEET_ROLE": "server", "TRAINING_ROLE": "PSERVER", "FLEET_SERVER_INDEX": str(i)}
+        if options.server_memory:
+            own["FLEET_SERVER_MEMORY"] = str(options.server_memory)
         servers.append(ProcessSpec("server", i, (*start, "", *server), common | own, NOT_FOR_SERVERS))
     device = f"gpu {','.join(gpus)}" if gpus else "cpu"
     restarts = {"server": options.server_restarts, "trainer": options.trainer_restarts}

@@ -30,6 +30,8 @@ FIELDS: tuple[Field, ...] = (
     Field("weights", str, "float32", "how the servers store weights; 16 bits are rounded at random, so that small steps count in "
           "the mean", choices=WEIGHTS),
     Field("state", str, "float32", "how the servers store row state", choices=STATES),
+    Field("when_full", str, "refuse", "what a server does at --server_memory: refuse new rows, which ends the job, or evict others",
+          choices=("refuse", "evict")),
     Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "
           "for sync and bounded, carry_on for the others", choices=("rollback", "carry_on"), none_ok=True),
 )  # fmt: skip

@@ -116,6 +116,12 @@ class Embedding(paddle.nn.Layer):  # type: ignore[misc]
         self.table_name = self.table_name or path or "embedding"  # no path: the model itself
         stored = self._stored[0] or block["weights"], self._stored[1] or block["state"]
         spec = TableSpec(self.table_name, self.dim, *optimizer, *self._initial, seed, self.vocabulary, self.life, *stored)
+        if session.evicts_when_full and not self.vocabulary and not self.life.evicts:
+            raise ConfigError(
+                f"when_full is evict, and table {self.table_name!r} has no rule by which rows go",
+                at="strategy.parameter_server.when_full",
+                fix='give the embedding an eviction, e.g. {"by": "capacity", "rows": ...}, or take when_full="refuse"',
+            )
         self._session, self._table = session, session.open(spec, self._attributes.learning_rate)
         self._reader = Reader(f"table {self.table_name!r}", self.vocabulary, self.dim, self.pooling, self.padding_id)
 

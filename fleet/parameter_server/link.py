@@ -124,7 +124,8 @@ class SocketLink:
         self._opened_in = self.life
 
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
-        ask = {"spec": spec, "consistency": mode.name, "staleness": mode.staleness, "timeout_s": timeout_s}
+        ask = {"spec": spec, "consistency": mode.name, "staleness": mode.staleness, "when_full": mode.when_full,
+               "timeout_s": timeout_s}  # fmt: skip
         number = int(self._call_json(wire.Header(wire.TABLE), ask)["table"])
         self._opened.append(ask)
         self._numbers.append(number)

@@ -20,11 +20,10 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
-from fleet.parameter_server import endpoint, prometheus, snapshot, wire
+from fleet.parameter_server import endpoint, native, prometheus, sightings, snapshot, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
-from fleet.parameter_server.sightings import Sightings
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
 GREETING_S = 10.0  # to prove the secret
@@ -184,7 +183,8 @@ class Server:
             self._answer_pull(line, head, wire.unpack_sections(body, head.num_tables))
         elif head.op == wire.PUSH:
             parts = _numeric(wire.unpack_sections(body, head.num_tables))
-            gradients = [Gradient(s.table, keys, values, s.learning_rate, _sightings(s)) for s, keys, values in parts]
+            seen = [sightings.of_bytes(s.sightings, s.num_sightings, s.num_keys) for s, _, _ in parts]
+            gradients = [Gradient(s.table, k, v, s.learning_rate, n) for (s, k, v), n in zip(parts, seen, strict=True)]
             service.push(head.trainer, head.incarnation, head.sequence, head.step, gradients)
             wire.send(line, done, (b"{}",))
         elif head.op == wire.ASSIGN:
@@ -210,7 +210,8 @@ class Server:
     def _answer_object(self, head: wire.Header, ask: dict[str, Any]) -> Any:
         service = self._service
         if head.op == wire.TABLE:
-            number = service.open(ask["spec"], Mode(str(ask["consistency"]), int(ask.get("staleness", 0))), float(ask["timeout_s"]))
+            mode = Mode(str(ask["consistency"]), int(ask.get("staleness", 0)), str(ask.get("when_full", "refuse")))
+            number = service.open(ask["spec"], mode, float(ask["timeout_s"]))
             service.consistency.back(head.trainer)
             return {"table": number}
         if head.op == wire.SAVE:
@@ -238,6 +239,8 @@ class Server:
         if size > wire.MAX_BODY_BYTES:
             raise TableError(f"{size} bytes of rows in one answer", at=f"server {service.server}", fix="ask for fewer keys at once")
         service.wait(head.trainer, head.step)
+        if head.flags & wire.CREATE:
+            service.room_to_pull([(s.table, np.frombuffer(s.keys or b"", dtype=np.uint64)) for s in sections])
         answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
         sender = _Sender(line, wire.pack_header(answer))
         try:
@@ -329,10 +332,6 @@ def _numeric(sections: list[wire.Section]) -> list[tuple[wire.Section, Keys, Val
     return found
 
 
-def _sightings(s: wire.Section) -> Sightings | None:
-    return None if s.sightings is None else np.frombuffer(s.sightings, dtype=np.uint32).reshape(s.num_sightings, s.num_keys)
-
-
 def run(role: env.Role) -> None:
     """Serve as ``role`` says until every trainer has ended.
 
@@ -345,6 +344,7 @@ def run(role: env.Role) -> None:
     if not 0 <= role.server_index < len(role.servers):
         what = f"there is no endpoint for server {role.server_index}"
         raise ConfigError(what, at="FLEET_SERVERS", fix="give one endpoint a server")
+    native.load().set_memory_limit(int(env.get("FLEET_SERVER_MEMORY") or 0))
     service = Service(role.server_index, len(role.servers), role.world_size)
     if recovery.restarts("server") and env.get("FLEET_LOG_DIR"):
         _carry_on(service, env.get("FLEET_LOG_DIR"))

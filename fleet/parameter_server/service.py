@@ -83,14 +83,23 @@ class Service:
                 at=f"server {self.server}",
                 fix="give every trainer the same strategy",
             )
-        return self.tables.open(spec)
+        number = self.tables.open(spec)
+        self.tables.evict_when_full(mode.when_full == "evict")
+        return number
 
     def pull(self, trainer: int, step: int, create: bool, wanted: list[tuple[int, Keys, Values]]) -> None:
         """Write rows of several tables to the given arrays, once the consistency lets this trainer go beyond ``step`` steps."""
         self.wait(trainer, step)
+        if create:
+            self.room_to_pull([(table, keys) for table, keys, _ in wanted])
         with self.statistics.pulling([(table, len(keys)) for table, keys, _ in wanted]):
             for table, keys, out in wanted:
                 self.tables.pull(table, keys, out, create)
+
+    def room_to_pull(self, wanted: list[tuple[int, Keys]]) -> None:
+        """Refuse a pull whose new rows would exceed the server's memory limit, before anything is made."""
+        for table, keys in wanted:
+            self.tables.room_to_pull(table, keys)
 
     def wait(self, trainer: int, step: int) -> None:
         """Return once the consistency lets this trainer go beyond ``step`` steps."""
@@ -225,6 +234,7 @@ class Service:
 def _said(mode: tuple[Mode, float] | None) -> str:
     assert mode is not None  # the lock above set it
     bound = f" with a staleness of {mode[0].staleness}" if mode[0].name == "bounded" else ""
+    bound += ", when_full evict" if mode[0].when_full == "evict" else ""
     return f"{mode[0].name}{bound} and timeout_s {mode[1]:g}"
 
 

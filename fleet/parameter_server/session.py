@@ -40,7 +40,7 @@ class Session:
     def __init__(self, runtime: Runtime, block: dict[str, Any], incarnation: int) -> None:
         self.core = native.load()
         self._runtime, self._prefetch = runtime, int(block["prefetch"])
-        self._mode = Mode(str(block["consistency"]), int(block["staleness"] or 0))
+        self._mode = Mode(str(block["consistency"]), int(block["staleness"] or 0), str(block["when_full"]))
         self._merge_steps = int(block["merge_steps"] or 1)
         self.client = Client(_links(runtime, incarnation, block), self._mode, runtime.timeout_s)
         self._announced: list[Announced] = []
@@ -54,6 +54,11 @@ class Session:
             runtime.listen("slow server", self._say_slow)
         runtime.closers.append(self._close)
         runtime.forgetters.append(self.client.forget)
+
+    @property
+    def evicts_when_full(self) -> bool:
+        """Return whether servers evict rows at their memory limit; else new rows are refused."""
+        return self._mode.when_full == "evict"
 
     def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
         """Open a table on all servers; ``rate`` is its own factor of the learning rate."""

@@ -37,6 +37,11 @@ def clicks_of(given: Any, lookup: Lookup, ids: Any, at: str) -> NDArray[np.bool_
     return clicked if lookup.places is None else clicked[lookup.places]
 
 
+def of_bytes(given: memoryview | None, num_rows: int, num_keys: int) -> Sightings | None:
+    """Return the sightings that a message carries."""
+    return None if given is None else np.frombuffer(given, dtype=np.uint32).reshape(num_rows, num_keys)
+
+
 def count(inverse: NDArray[np.uint32], num_keys: int, clicks: NDArray[np.bool_] | None) -> Sightings:
     """Return the sightings of a batch's unique keys; ``inverse`` names the key of each id."""
     counts = [np.bincount(inverse, minlength=num_keys)]

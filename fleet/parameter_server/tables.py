@@ -80,6 +80,17 @@ class Tables:
         """Write the rows of ``keys`` to ``out``; keys without a row are made if ``create``, else read as their initial value."""
         self._table(table).pull(keys, out, create)
 
+    def room_to_pull(self, table: int, keys: Keys) -> None:
+        """Refuse, before anything is made or answered, rows that would exceed the server's memory limit.
+
+        Raises:
+            TableError: they would.
+        """
+        try:
+            self._table(table).room_to_pull(keys)
+        except MemoryError as error:
+            raise self._full(table, error) from None
+
     def dim(self, table: int) -> int:
         """Return the floats of one key of a table."""
         self._table(table)
@@ -125,6 +136,8 @@ class Tables:
         except ValueError as error:
             fix = "raise rows of its eviction by capacity, or take smaller batches"
             raise TableError(f"table {self.specs[gradient.table].name!r}: {error}", at=f"server {self.server}", fix=fix) from None
+        except MemoryError as error:
+            raise self._full(gradient.table, error) from None
         if bad:
             raise self._not_finite(self.specs[gradient.table].name, bad, origin)
 
@@ -144,7 +157,10 @@ class Tables:
         if values.shape != (len(keys), self.dim(table)):
             raise TableError(f"rows of shape {values.shape} for table {self.specs[table].name!r}", at=f"server {self.server}",
                              fix=f"send float32[num_keys, {self.dim(table)}]")  # fmt: skip
-        self._table(table).assign(keys, values)
+        try:
+            self._table(table).assign(keys, values)
+        except MemoryError as error:
+            raise self._full(table, error) from None
 
     def merged(self, gradients: list[Gradient]) -> Gradient:
         """Return the sum of several trainers' gradients of one table, in list order."""
@@ -167,6 +183,16 @@ class Tables:
         if name not in self._numbers:
             raise TableError(f"there is no table {name!r}", at=f"server {self.server}", fix="open the table first")
         return self._numbers[name]
+
+    def evict_when_full(self, evicts: bool) -> None:
+        """Let tables with row life lose rows for new ones at the server's memory limit, or refuse the new ones."""
+        for spec, rows in zip(self.specs, self.rows, strict=True):
+            rows.set_evicts_when_full(evicts and spec.life.evicts)
+
+    def _full(self, table: int, error: MemoryError) -> TableError:
+        fix = ("raise --server_memory, start more servers, give embeddings an admission or eviction, or evict rows at the limit: "
+               'parameter_server={"when_full": "evict"}')  # fmt: skip
+        return TableError(f"table {self.specs[table].name!r} is full: {error}", at=f"server {self.server}", fix=fix)
 
     def _table(self, number: int) -> Any:
         if number >= len(self.rows):

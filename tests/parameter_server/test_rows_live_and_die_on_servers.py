@@ -141,3 +141,22 @@ def test_sightings_that_a_table_does_not_ask_for_are_refused() -> None:
                 answer = peer.push([body], sequence=sequence, step=sequence)
                 assert (answer == {}) == (given == wanted), (name, given, answer)
         assert OPS["SHRINK"] == 15
+
+
+def test_a_server_that_is_full_says_so_or_evicts() -> None:
+    with Servers(1, env={"FLEET_SERVER_MEMORY": str(128 << 20)}) as servers:
+        this = session(servers, consistency="sync")
+        table = this.open(spec(dim=1024))
+        grads = np.ones((2000, 1024), np.float32)
+        with pytest.raises(TableError, match="is full: .* new rows") as caught:
+            for i in range(60):
+                step(this, table, np.arange(i * 2000, i * 2000 + 2000), grads)
+            this.flush()
+        assert "--server_memory" in str(caught.value) and "when_full" in str(caught.value)
+    with Servers(1, env={"FLEET_SERVER_MEMORY": str(160 << 20)}) as servers:
+        this = session(servers, consistency="sync", when_full="evict")
+        table = this.open(spec(dim=1024, life=of(eviction={"by": "age", "steps": 10**6})))
+        for i in range(60):
+            step(this, table, np.arange(i * 2000, i * 2000 + 2000), grads)
+        this.flush()
+        assert 2000 <= rows_of(this) < 40_000

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 
 class Mode(NamedTuple):
-    """The consistency of a job: the same on all trainers and servers."""
+    """The consistency of a job, and what its servers do when they are full: the same on all trainers and servers."""
 
     name: str  # one of NAMES in this package
     staleness: int = 0  # bounded: steps by which the slowest trainer may trail the fastest
+    when_full: str = "refuse"  # or evict: what a server does at its memory limit
 
     @property
     def in_order(self) -> bool:

@@ -80,6 +80,7 @@ py::array array_of(const std::vector<T>& values) {
 inline void raise_if(const Status& status, const std::string& path = {}) {
   switch (status.kind) {
     case Status::kOk: return;
+    case Status::kFull:
     case Status::kNoMemory: PyErr_SetString(PyExc_MemoryError, status.text.c_str()); break;
     case Status::kIo: {
       // OSError(errno, text, path) picks its own subclass: FileNotFoundError, PermissionError...

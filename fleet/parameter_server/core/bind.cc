@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "memory_limit.h"
 #include "batch.h"
 #include "bind_pool.h"
 #include "bind_table.h"
@@ -275,6 +276,8 @@ PYBIND11_MODULE(_core, module) {
              py::arg("dtype"), py::arg("salt"));
   module.def("flush_denormals", &flush_denormals, "Flush denormals to zero in the calling thread.");
   module.def("core_info", &core_info);
+  module.def("set_memory_limit", [](size_t bytes) { MemoryLimit::of_process().set(bytes); }, py::arg("bytes"));
+  module.def("resident_bytes", &resident_bytes);
   module.def("set_simd", &set_simd, py::arg("level"));
   py::class_<Unique>(module, "Unique").def(py::init<uint64_t>(), py::arg("salt")).def(
       "unique", &unique, py::arg("ids"), py::arg("server_of_shard"), py::arg("num_servers"));

@@ -239,6 +239,18 @@ py::tuple read(Table& self, const py::handle& ids_) {
   return py::make_tuple(found, weights, state);
 }
 
+void room_to_pull(Table& self, const py::handle& ids_) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  const uint64_t* keys = in<uint64_t>(ids);
+  const auto n = static_cast<size_t>(ids.shape(0));
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.room_to_pull(keys, n);
+  }
+  raise_if(status);
+}
+
 py::dict life_counts(Table& self) {
   LifeCounts counts;
   {
@@ -317,6 +329,8 @@ void bind_table(py::module_& module) {
       .def("keys", &keys)
       .def("shrink", &Table::shrink, py::arg("below"), released)
       .def("life_counts", &life_counts)
+      .def("room_to_pull", &room_to_pull, py::arg("ids"))
+      .def("set_evicts_when_full", &Table::set_evicts_when_full, py::arg("evicts"))
       .def_property("step", &Table::step, &Table::set_step)
       .def("save", &save, py::arg("path"), py::arg("shard_low"), py::arg("shard_high"))
       .def("load", &load, py::arg("path"), py::arg("keep"), py::arg("checksums"))

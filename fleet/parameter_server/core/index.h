@@ -85,6 +85,8 @@ class Index {
   uint64_t erase_row(uint64_t hash, const char* row, const Rows& rows, uint64_t salt) noexcept;
 
   size_t memory_bytes() const { return (mask_ + 1) * 64 * (limit_ > 0); }
+  // Whether `more` entries would make it grow.
+  bool nearly_full(uint64_t more) const { return used_ + more > limit_; }
   uint64_t used() const { return used_; }        // rows and waiting ids
   uint64_t num_waiting() const { return waiting_; }
   uint64_t num_places() const { return limit_ > 0 ? (mask_ + 1) * 8 : 0; }

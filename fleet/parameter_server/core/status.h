@@ -13,6 +13,7 @@ struct Status {
     kIo,        // a system call failed: `error_number` is its errno
     kDamaged,   // a file that is truncated, corrupt or foreign
     kInvalid,   // arguments that do not fit the table
+    kFull,      // new rows would take more memory than the process may
   };
   Kind kind = kOk;
   int error_number = 0;
@@ -22,6 +23,7 @@ struct Status {
   static Status no_memory(std::string text) { return {kNoMemory, 0, std::move(text)}; }
   static Status io(int error_number, std::string text) { return {kIo, error_number, std::move(text)}; }
   static Status damaged(std::string text) { return {kDamaged, 0, std::move(text)}; }
+  static Status full(std::string text) { return {kFull, 0, std::move(text)}; }
   static Status invalid(std::string text) { return {kInvalid, 0, std::move(text)}; }
 };
 

@@ -92,6 +92,10 @@ Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcep
   return Status::no_memory("the system has no memory to sort ids by stripe");
 }
 
+Status Table::each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept {
+  return by_stripe(ids, n, [&](const Run& run, size_t) { return work(run); });
+}
+
 Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint64_t* num_created) noexcept {
   const Kernels& k = kernels();
   *num_created = 0;
@@ -121,6 +125,8 @@ Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, 
   *num_nonfinite = k.count_nonfinite(grads, n * schema_.dim);
   if (*num_nonfinite > 0) return {};
   const Rate rate = rate_of(lr, step);
+  const Status room = make_room(ids, n);
+  if (!room.ok()) return room;
   if (eviction_ == nullptr) {
     return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
   }
@@ -138,7 +144,8 @@ Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, 
 Status Table::assign(const uint64_t* ids, size_t n, const float* weights, const float* state) noexcept {
   const Kernels& k = kernels();
   const size_t state_dim = schema_.state_dim();
-  const Status status = check_capacity(n);
+  Status status = check_capacity(n);
+  if (status.ok()) status = make_room(ids, n);
   if (!status.ok()) return status;
   const Status assigned = by_stripe(ids, n, [&](const Run& run, size_t offset) {
     if (!k.assign(run, weights + offset * schema_.dim, state == nullptr ? nullptr : state + offset * state_dim)) return false;

@@ -65,6 +65,12 @@ class Table {
   // Appends every key, stripe by stripe in order of creation.
   Status keys(std::vector<uint64_t>* out) noexcept;
 
+  // With a memory limit that new rows would exceed: rows are evicted to make room (by the rules of capacity), or the call is
+  // refused (kFull) and changes nothing. The first needs row life.
+  void set_evicts_when_full(bool evicts) noexcept { evicts_when_full_.store(evicts, std::memory_order_relaxed); }
+  // Before a pull that creates rows: refuses it (kFull) where they would exceed the memory limit. Apart from pull(), because a
+  // server pulls in pieces and must not begin an answer that it cannot end.
+  Status room_to_pull(const uint64_t* ids, size_t n) noexcept { return eviction_ == nullptr ? make_room(ids, n) : Status(); }
   // Evicts at once whatever has expired, and rows whose score is below `below`; returns how many rows.
   uint64_t shrink(float below) noexcept;
   // The step of the last push, by which rows age; set when a snapshot is loaded.
@@ -83,6 +89,8 @@ class Table {
   // offset + order[i], or offset + i where order is nullptr. Stops when work returns false, which means no memory.
   template <class Work>
   Status by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept;
+  // The same, defined for other files of this class.
+  Status each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept;
   uint32_t stripe_of(uint64_t id) const { return stripe_of_hash(hash_of(id, schema_.salt)) >> stripe_shift_; }
 
   Rate rate_of(float lr, int64_t step) noexcept;
@@ -98,6 +106,8 @@ class Table {
   // After a push of `step`: a slice of the sweep, then down to the capacity.
   void tend(uint64_t step) noexcept;
   void keep_capacity(uint64_t step) noexcept;
+  // Before rows of ids[n] are made.
+  Status make_room(const uint64_t* ids, size_t n) noexcept;
   uint64_t sweep_rows(uint64_t step, uint64_t steps, float below, bool jump) noexcept;
   void sweep_waiting(uint64_t step, uint64_t steps, bool jump) noexcept;
   uint64_t shed(uint64_t count, uint64_t step) noexcept;
@@ -105,6 +115,7 @@ class Table {
   const Schema schema_;
   const std::unique_ptr<Eviction> eviction_;  // nullptr: a table whose rows live for ever
   std::atomic<uint64_t> step_{0};
+  std::atomic<bool> evicts_when_full_{false};
   std::atomic<uint64_t> admitted_{0}, evicted_{0}, dropped_{0};
   BetaPowers beta_powers_;
   uint32_t stripe_shift_ = 0;

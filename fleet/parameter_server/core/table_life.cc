@@ -4,6 +4,8 @@
 
 #include "admission.h"
 #include "kernels.h"
+#include "memory_limit.h"
+#include "pages.h"
 #include "table.h"
 
 namespace fleet {
@@ -156,7 +158,7 @@ uint64_t Table::sweep_rows(uint64_t step, uint64_t steps, float below, bool jump
 void Table::sweep_waiting(uint64_t step, uint64_t steps, bool jump) noexcept {
   const uint64_t lap = schema_.life.age_steps;
   for (const auto& stripe : stripes_) {
-    for (uint64_t done = 0; lap > 0;) {
+    for (uint64_t done = 0; lap > 0 || jump;) {
       const std::lock_guard<std::mutex> lock(stripe->mutex);
       const uint64_t places = stripe->index.num_waiting() > 0 ? stripe->index.num_places() : 0;
       if (done >= due(places, steps, lap)) break;
@@ -196,6 +198,38 @@ uint64_t Table::shed(uint64_t count, uint64_t step) noexcept {
   }
   evicted_.fetch_add(evicted, std::memory_order_relaxed);
   return evicted;
+}
+
+Status Table::make_room(const uint64_t* ids, size_t n) noexcept {
+  MemoryLimit& limit = MemoryLimit::of_process();
+  if (limit.limit() == 0 || n == 0) return {};
+  // At worst every id is new, every stripe's next rows open a huge page, and the indices double.
+  uint64_t free_places = 0;
+  size_t index_bytes = 0;
+  for (const auto& stripe : stripes_) {
+    const std::lock_guard<std::mutex> lock(stripe->mutex);
+    free_places += stripe->rows.num_places() - stripe->rows.size();
+    if (stripe->index.nearly_full(n / stripes_.size() + n / 64 + 16)) index_bytes += 2 * stripe->index.memory_bytes();
+  }
+  const size_t opened = std::min(stripes_.size() * kHugePageBytes, memory_bytes());
+  const auto fits = [&](uint64_t rows) { return rows * schema_.row_bytes() + opened + index_bytes <= limit.left(); };
+  if (n <= free_places || fits(n - free_places)) return {};
+  uint64_t missing = 0;
+  const Status found = each_stripe(ids, n, [&](const Run& run) {
+    Kept& kept = kept_of_thread(run.count);
+    kernels().find(run, kept.rows.data());
+    missing += static_cast<uint64_t>(std::count(kept.rows.begin(), kept.rows.begin() + static_cast<std::ptrdiff_t>(run.count), nullptr));
+    return true;
+  });
+  if (!found.ok() || missing <= free_places) return found;
+  if (fits(missing - free_places)) return {};
+  if (!evicts_when_full_.load(std::memory_order_relaxed) || eviction_ == nullptr) {
+    return Status::full(std::to_string(missing) + " new rows of " + std::to_string(schema_.row_bytes()) + " bytes: the tables have " +
+                        std::to_string(limit.left()) + " bytes left of the server's " + std::to_string(limit.limit()));
+  }
+  if (schema_.life.admits()) sweep_waiting(step(), kAll, true);  // those that only wait go first
+  shed(missing - free_places, step());
+  return {};
 }
 
 LifeCounts Table::life_counts() noexcept {
