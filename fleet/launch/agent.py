@@ -228,6 +228,8 @@ class Agent:
         else:
             for child in [c for c in self.children if self._lingers(c)]:
                 if not self.job.restarts[child.spec.role]:
+                    if report.failure(child.spec.name, child.log_path, 0, 0, False).consequence:
+                        self._find_frozen()
                     self._begin_stop("failed")
                     break
                 child.send_group(signal.SIGKILL)  # a failure like any other, once it has ended
