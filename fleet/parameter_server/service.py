@@ -173,15 +173,17 @@ class Service:
         for spec in self.tables.specs:
             self._check_fits(spec, manifest["tables"].get(spec.name), directory)
             table = spec.make(self.tables.core, high - low)
+            steps = max(f["steps"] for f in manifest["tables"][spec.name]["files"])
+            table.step = steps or int(manifest["step"])  # before its rows: they count as pushed to at this step
             for part in manifest["tables"][spec.name]["files"]:
                 if part["shards"][0] < high and low < part["shards"][1]:
                     _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
             fresh.append(table)
-        steps = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
+        steps_of = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
         applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
         # A life later than the one that speaks here: the clock was set back since. It is no earlier life for all that.
         applied = {t: v for t, v in applied.items() if v[0] <= self.incarnations.get(t, v[0])}
-        self._staged = Staged(fresh, steps, applied, int(manifest["step"]))
+        self._staged = Staged(fresh, steps_of, applied, int(manifest["step"]))
         return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
 
     def end_load(self, apply: bool) -> None:
