@@ -99,6 +99,8 @@ def test_trainer_0_and_trainers_with_state_take_the_others_along(start, changes,
 def test_a_trainer_that_dies_in_a_call_of_all(start):
     run = start(TRAIN + plan(trainers_alone=True) + """
     steps(2)
+    while not os.path.exists(os.environ["FLEET_LOG_DIR"] + "/recovery.json"):
+        time.sleep(0.01)
     if os.environ["RANK"] == "1" and mine.place.taken == 0:
         mine.shared_call()
         os.kill(os.getpid(), 9)
