@@ -187,8 +187,12 @@ class Checkpointer:
         """Write this trainer's part; trainer 0 writes what all share."""
         rank = self._runtime.role.rank
         disk.write_bytes(os.path.join(temporary, f"trainer-{rank}.rng"), pickle.dumps(_generators()))
+        if self._runtime.tables is not None:
+            self._runtime.tables.save_state(os.path.join(temporary, f"trainer-{rank}.rows.npz"))
         if rank != 0:
             return
+        if self._runtime.tables is not None:
+            self._runtime.tables.pull_dense()
         disk.save_paddle(self._model.state_dict(), os.path.join(temporary, "model.pdparams"))
         disk.save_paddle(self._optimizer.state_dict(), os.path.join(temporary, "optimizer.pdopt"))
         if self._loader is not None:
@@ -273,6 +277,9 @@ class Checkpointer:
                 tables.restart(os.path.join(path, "tables"))
             self._model.set_state_dict(model)
             self._optimizer.set_state_dict(optimizer)
+            if tables is not None:
+                tables.load_state(os.path.join(path, f"trainer-{runtime.role.rank}.rows.npz"))
+                tables.pull_dense()
             with open(os.path.join(path, f"trainer-{runtime.role.rank}.rng"), "rb") as file:
                 _set_generators(pickle.load(file))
 

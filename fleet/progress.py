@@ -175,6 +175,8 @@ def banner(job: Any) -> None:
     lines.append(f"  batch {batch} ({strategy.batch})  {type(inner).__name__} lr {inner.get_lr():g}  seed {strategy.seed}")
     if job.reducer is not None:
         lines.append(f"  dense gradients: {job.reducer.bytes_per_step / 1e6:.1f} MB a step meet {job.reducer.way}")
+    if job.dense is not None:
+        lines.append(f"  dense parameters: {job.dense.bytes / 1e6:.1f} MB on the servers, moved there by {type(inner).__name__}")
     if block is not None:
         lines += _about_tables(job, block)
     else:
@@ -185,14 +187,19 @@ def banner(job: Any) -> None:
 def _about_tables(job: Any, block: dict[str, Any]) -> list[str]:
     from fleet.parameter_server import row_optimizer
 
-    names = ", ".join(f"{n} (dim {e.dim}, {e.vocabulary or 'any'} ids)" for n, e in job.embeddings.items()) or "none"
+    only = "; only the rows are asynchronous, dense parameters meet every step" if _rows_alone(block) else ""
+    counts = ("staleness", "merge_steps", "k_steps", "pull_steps")
+    numbers = "".join(f", {name} {block[name]}" for name in counts if block[name] is not None)
+    way = f"  parameter server: {block['consistency']}{numbers}, prefetch {block['prefetch']}, dense by {block['dense']}{only}"
+    if not job.embeddings:
+        return [way]
+    names = ", ".join(f"{n} (dim {e.dim}, {e.vocabulary or 'any'} ids)" for n, e in job.embeddings.items())
     optimizer, constants = row_optimizer.of(job.optimizer.inner, block["row_optimizer"])
     lazy = " (lazy: only rows of the batch move)" if row_optimizer.is_lazy(optimizer, constants) else ""
     stored = "" if block["weights"] == block["state"] == "float32" else f", stored as {block['weights']}, state as {block['state']}"
     where = "in this process" if not job.runtime.role.servers else "on the servers"
-    only = "; only the rows are asynchronous, dense parameters meet every step" if block["consistency"] == "async" else ""
-    numbers = "".join(f", {name} {block[name]}" for name in ("staleness", "merge_steps") if block[name] is not None)
-    return [
-        f"  parameter server: {block['consistency']}{numbers}, prefetch {block['prefetch']}, dense by {block['dense']}{only}",
-        f"  tables {where}: {names}; rows by {optimizer}{lazy}{stored}",
-    ]
+    return [way, f"  tables {where}: {names}; rows by {optimizer}{lazy}{stored}"]
+
+
+def _rows_alone(block: dict[str, Any]) -> bool:
+    return bool(block["consistency"] == "async" and block["dense"] == "allreduce")

@@ -69,6 +69,7 @@ class DistributedStrategy:
 
     def __init__(self, **values: Any) -> None:
         object.__setattr__(self, "_set", {})
+        object.__setattr__(self, "_old_k_steps", 0)  # of a_sync_configs, until a_sync is set
         for name, value in values.items():
             setattr(self, name, value)
 
@@ -182,23 +183,37 @@ def _unknown(name: str, at: str) -> ConfigError:
     return ConfigError(f"there is no strategy {name!r} in this version of fleet", at=at, fix=config.did_you_mean(name, names))
 
 
-# a_sync and a_sync_configs of paddle.distributed.fleet: False is sync, True is async, k_steps > 0 was geo.
+# a_sync and a_sync_configs of paddle.distributed.fleet: False is sync; True is geo with k_steps > 0, else async (as Paddle's
+# parameter_server_optimizer chose; half_async had no form of its own there). They may be set in either order.
 def _set_a_sync(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
     if not isinstance(value, bool):
         raise ConfigError(f"a_sync must be True or False, got {value!r}", at=at("a_sync"), fix="True is async, False is sync")
-    kept = strategy._set.get("parameter_server") or {}
-    strategy._assign("parameter_server", {**kept, "consistency": "async" if value else "sync"}, at)
+    _take_old_form(strategy, value, strategy._old_k_steps, at)
 
 
 def _set_a_sync_configs(strategy: DistributedStrategy, value: Any, at: Callable[..., str]) -> None:
     if not isinstance(value, dict) or set(value) - {"k_steps"}:
         raise ConfigError(f"a_sync_configs takes k_steps only, got {value!r}", at=at("a_sync_configs"), fix="give {'k_steps': 0}")
-    if value.get("k_steps", 0) != 0:
-        raise ConfigError(
-            f"a_sync_configs k_steps={value['k_steps']!r} asks for geo, which is not in this version of fleet",
-            at=at("a_sync_configs", "k_steps"),
-            fix="take k_steps 0, which is async; there is: sync, async",
-        )
+    k_steps = value.get("k_steps", 0)
+    if isinstance(k_steps, bool) or not isinstance(k_steps, int) or k_steps < -1:
+        what = f"a_sync_configs k_steps must be an int, got {k_steps!r}"
+        raise ConfigError(what, at=at("a_sync_configs", "k_steps"), fix="0 is async; above 0 is geo")
+    block = strategy._set.get("parameter_server")
+    if block is not None:
+        _take_old_form(strategy, block.get("consistency") in ("async", "geo"), k_steps, at)
+    elif k_steps > 0:
+        _take_old_form(strategy, True, k_steps, at)  # as there, where a_sync is on unless it is turned off
+    object.__setattr__(strategy, "_old_k_steps", k_steps)
+
+
+def _take_old_form(strategy: DistributedStrategy, a_sync: bool, k_steps: int, at: Callable[..., str]) -> None:
+    kept = dict(strategy._set.get("parameter_server") or {})
+    kept.pop("k_steps", None)
+    if not a_sync and k_steps > 0:
+        what = "a_sync=False asks for sync, a_sync_configs k_steps > 0 for geo"
+        raise StrategyConflict(what, at=at("a_sync"), fix="leave k_steps away for sync, or set a_sync=True for geo")
+    wanted = {"consistency": "geo", "k_steps": k_steps} if k_steps > 0 else {"consistency": "async" if a_sync else "sync"}
+    strategy._assign("parameter_server", {**kept, **wanted}, at)
 
 
 _OLD_SETTERS: dict[str, Callable[[DistributedStrategy, Any, Callable[..., str]], None]] = {
@@ -206,6 +221,6 @@ _OLD_SETTERS: dict[str, Callable[[DistributedStrategy, Any, Callable[..., str]],
     "a_sync_configs": _set_a_sync_configs,
 }
 _OLD_NAMES: dict[str, Callable[[DistributedStrategy], Any]] = {
-    "a_sync": lambda s: (s.parameter_server or {}).get("consistency") == "async",
-    "a_sync_configs": lambda s: {"k_steps": 0},
+    "a_sync": lambda s: (s.parameter_server or {}).get("consistency") in ("async", "geo"),
+    "a_sync_configs": lambda s: {"k_steps": (s.parameter_server or {}).get("k_steps") or 0},
 }

@@ -27,6 +27,7 @@ class Job:
         self.optimizer: DistributedOptimizer | None = None
         self.reducer: Any = None  # collective.Reducer, with more than one trainer
         self.session: Any = None  # parameter_server.Session
+        self.dense: Any = None  # parameter_server.dense.Dense, if the servers hold the dense parameters
         self.embeddings: dict[str, Any] = {}  # table name -> parameter_server.Embedding
         self.loader: Any = None  # the loader that handed out the batch in hand
         self._announced = False  # the start banner was shown
@@ -53,7 +54,7 @@ class Job:
         if self.model is not None and self.model is not model:
             raise _second("model")
         self.model = model
-        if self.optimizer is not None and self.reducer is not None:
+        if self.optimizer is not None and self.runtime.role.world_size > 1:
             from fleet.collective.reducer import broadcast_state
 
             broadcast_state(self.runtime, model)  # its buffers; the optimizer's parameters were sent when it came
@@ -72,7 +73,10 @@ class Job:
             raise ConfigError("servers were started, but the strategy turns parameter_server off", at="strategy", fix=fix)
         elif self.model is not None:
             _refuse_lone_tables(self.model)
-        self._share_dense(optimizer.inner, strategy)
+        if block is not None and block["dense"] == "server":
+            self._move_dense(optimizer.inner, int(block["pull_steps"] or 1))
+        else:
+            self._share_dense(optimizer.inner, strategy)
 
     def _move_embeddings(self, inner: Any, block: Mapping[str, Any], seed: int) -> None:
         """Turn the model's embeddings into tables on the servers, trainer 0's weights in them."""
@@ -101,13 +105,30 @@ class Job:
                 layer.upload()
         self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
         if self.runtime.recovery is not None:
-            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"], uploaded=uploads)
+            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"], uploaded=uploads or block["dense"] == "server")
         for layer in found.values():
             layer.forget_weight()
         self.runtime.tables = Weights(self.session, found)
         if inner._parameter_list is not None:
             # In place: Paddle's optimizer holds the same list twice. The rows are the servers' to update.
             inner._parameter_list[:] = [p for p in inner._parameter_list if id(p) not in moved]
+
+    def _move_dense(self, inner: Any, pull_steps: int) -> None:
+        """Give the dense parameters to the servers, trainer 0's values in them; buffers stay with each trainer."""
+        from fleet.parameter_server.dense import Dense
+
+        named = _named_parameters(self.model, inner)
+        world_size = self.runtime.role.world_size
+        if world_size > 1:
+            from fleet.collective.agreement import agree_model
+            from fleet.collective.reducer import broadcast_state
+
+            agree_model(self.runtime, named)
+            broadcast_state(self.runtime, self.model)
+        self.dense = self.runtime.tables.dense = Dense(self.session, named, inner, pull_steps, world_size)
+        if self.runtime.role.rank == 0:
+            self.dense.upload()
+        self.runtime.meet("upload of the dense parameters", timeout_s=3600)
 
     def _share_dense(self, inner: Any, strategy: DistributedStrategy) -> None:
         """Hook the dense parameters, so that their gradients meet in the backward pass."""
@@ -166,9 +187,13 @@ class DistributedOptimizer:
         self._job.before_step()
         if self._job.reducer is not None:
             self._job.reducer.before_step()
+        if self._job.dense is not None:
+            self._job.dense.collect()
         if self._job.session is not None:
             self._job.session.push(float(self.inner.get_lr()))
-        if self._has_dense():
+        if self._job.dense is not None:
+            self._job.dense.follow()
+        elif self._has_dense():
             self.inner.step()
         for follow in self._job.runtime.after_step:
             follow()
@@ -183,6 +208,8 @@ class DistributedOptimizer:
             self.inner.clear_grad(set_to_zero)
         if self._job.session is not None:
             self._job.session.clear()
+        if self._job.dense is not None:
+            self._job.dense.clear()
 
     clear_gradients = clear_grad
 

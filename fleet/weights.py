@@ -31,6 +31,8 @@ def save(model: Any, path: str) -> None:
     together(runtime, "start of fleet.save()", lambda: None, None)
 
     def write() -> None:
+        if tables is not None:
+            tables.pull_dense()
         state = dict(model.state_dict())
         if tables is not None:
             state.update(tables.weights())
@@ -63,6 +65,8 @@ def load(model: Any, path: str) -> None:
     tables = runtime.tables
     state: dict[str, Any] = {}
     rows: dict[str, Any] = {}
+    if tables is not None:
+        tables.flush()
 
     def read() -> None:
         if not os.path.isfile(path):
@@ -88,6 +92,9 @@ def load(model: Any, path: str) -> None:
     together(runtime, "fleet.load()", read)
     together(runtime, "fleet.load() of the tables", lambda: on_first(runtime, put), patience(runtime))
     together(runtime, "end of fleet.load()", apply)
+    if tables is not None:
+        together(runtime, "fleet.load() of dense parameters", lambda: on_first(runtime, tables.push_dense), patience(runtime))
+        tables.pull_dense()
 
 
 def _replace(new: str, target: str) -> None:

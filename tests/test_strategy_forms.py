@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from fleet import DistributedStrategy, config
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, StrategyConflict
 
 
 def test_true_takes_the_defaults_and_a_dict_sets_fields() -> None:
     on = DistributedStrategy(parameter_server=True)
     assert on == DistributedStrategy(parameter_server={}) == DistributedStrategy(parameter_server={"consistency": "sync"})
-    assert on.parameter_server == {"consistency": "sync", "prefetch": 1, "staleness": None, "merge_steps": None,
-                                   "dense": "allreduce", "row_optimizer": None, "weights": "float32", "state": "float32",
-                                   "when_full": "refuse",
+    assert on.parameter_server == {"consistency": "sync", "prefetch": 1, "staleness": None, "merge_steps": None, "k_steps": None,
+                                   "dense": "allreduce", "pull_steps": None, "row_optimizer": None,
+                                   "weights": "float32", "state": "float32", "when_full": "refuse",
                                    "on_server_loss": None}  # fmt: skip
     assert on != DistributedStrategy(parameter_server={"consistency": "async"})
 
@@ -45,7 +45,7 @@ def test_a_sync() -> None:
     strategy.a_sync = False
     assert strategy.parameter_server["consistency"] == "sync" and strategy.a_sync is False
     strategy.a_sync_configs = {"k_steps": 0}
-    for wrong in ({"k_steps": 100}, {"k_steps": -1}, {"max_merge_var_num": 1}, 3):
+    for wrong in ({"k_steps": 1.5}, {"k_steps": -2}, {"k_steps": True}, {"max_merge_var_num": 1}, 3):
         with pytest.raises(ConfigError):
             strategy.a_sync_configs = wrong
     with pytest.raises(ConfigError):
@@ -103,3 +103,52 @@ def _written(directory: Path, text: str) -> str:
     path = directory / "other.yaml"
     path.write_text(text)
     return str(path)
+
+
+def test_a_sync_with_k_steps_is_geo() -> None:
+    for first in ("a_sync", "a_sync_configs"):
+        strategy = DistributedStrategy()
+        for name in (first, "a_sync_configs" if first == "a_sync" else "a_sync"):
+            setattr(strategy, name, True if name == "a_sync" else {"k_steps": 7})
+        assert strategy.parameter_server["consistency"] == "geo" and strategy.parameter_server["k_steps"] == 7
+        assert strategy.a_sync is True and strategy.a_sync_configs == {"k_steps": 7}
+        with pytest.raises(StrategyConflict, match="a_sync=False asks for sync"):
+            strategy.a_sync = False
+        strategy.a_sync_configs = {"k_steps": -1}  # Paddle's "not set"
+        assert strategy.parameter_server["consistency"] == "async" and strategy.a_sync_configs == {"k_steps": 0}
+        strategy.a_sync = False
+        assert strategy.parameter_server["consistency"] == "sync"
+        with pytest.raises(StrategyConflict):
+            strategy.a_sync_configs = {"k_steps": 7}
+
+
+DENSE = {"sync": "allreduce", "async": "allreduce", "half_async": "server", "bounded": "server", "geo": "server"}
+
+
+@pytest.mark.parametrize("consistency", DENSE)
+def test_what_a_consistency_implies(consistency: str) -> None:
+    block = DistributedStrategy(parameter_server={"consistency": consistency}).parameter_server
+    assert block["dense"] == DENSE[consistency]
+    set_for = {f for f in ("staleness", "merge_steps", "k_steps", "pull_steps") if block[f] is not None}
+    assert set_for == {"half_async": {"merge_steps", "pull_steps"}, "bounded": {"staleness", "pull_steps"}, "geo": {"k_steps"}}.get(
+        consistency, set()
+    )
+    if DENSE[consistency] == "server":
+        with pytest.raises(StrategyConflict, match="all-reduce makes every trainer wait"):
+            DistributedStrategy(parameter_server={"consistency": consistency, "dense": "allreduce"})
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"staleness": 1}, {"consistency": "async", "merge_steps": 2}, {"consistency": "bounded", "k_steps": 5}, {"pull_steps": 2},
+        {"consistency": "bounded", "staleness": -1}, {"consistency": "geo", "k_steps": 0}, {"consistency": "geo", "pull_steps": 2},
+        {"consistency": "half_async", "merge_steps": 0}, {"consistency": "half_async", "pull_steps": 0},
+        {"consistency": "bounded", "staleness": True}, {"consistency": "geo", "k_steps": 2.0},
+    ],
+)  # fmt: skip
+def test_a_number_that_is_wrong_or_that_nobody_obeys(block: dict[str, object]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        DistributedStrategy(parameter_server=block)
+    field = next(name for name in block if name != "consistency")
+    assert caught.value.at == f"DistributedStrategy.parameter_server.{field}" and field in caught.value.what

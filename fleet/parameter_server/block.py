@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet.config import Field
-from fleet.errors import ConfigError
+from fleet.errors import ConfigError, StrategyConflict
 from fleet.parameter_server.spec import FLAGS, OPTIMIZERS, STATES, WEIGHTS
 
 NAME = "parameter_server"
@@ -19,12 +19,15 @@ _CONSTANTS = {
 }
 FIELDS: tuple[Field, ...] = (
     Field("consistency", str, "sync", "what a pull may miss and what is waited for",
-          choices=("sync", "half_async", "async", "bounded")),
+          choices=("sync", "half_async", "async", "bounded", "geo")),
     Field("prefetch", int, 1, "batches whose rows are asked for ahead of their turn", low=0, high=1),
     Field("staleness", int, None, "bounded: steps by which the slowest trainer may trail the fastest; None: 2",
           low=0, none_ok=True),
     Field("merge_steps", int, None, "half_async: steps of a trainer that go as one push; None: 2", low=1, none_ok=True),
-    Field("dense", str, "allreduce", "how dense parameters meet", choices=("allreduce",)),
+    Field("k_steps", int, None, "geo: steps on local copies between two exchanges; None: 10", low=1, none_ok=True),
+    Field("dense", str, None, "how dense parameters meet; None: allreduce with sync and async, else server",
+          choices=("allreduce", "server"), none_ok=True),
+    Field("pull_steps", int, None, "dense on servers: steps between two pulls of them; None: 1", low=1, none_ok=True),
     Field("row_optimizer", str, None, "None: the script's own; a name, or {'name': ..., constants}; rowwise_adagrad keeps one "
           "float of state a row", choices=tuple(OPTIMIZERS), none_ok=True, settings=_CONSTANTS),
     Field("weights", str, "float32", "how the servers store weights; 16 bits are rounded at random, so that small steps count in "
@@ -38,8 +41,9 @@ FIELDS: tuple[Field, ...] = (
 CONFLICTS: dict[str, str] = {}
 
 # Fields that one consistency obeys, and what they are unless they are set. merge_steps 2 halves the messages; each doubling
-# more makes the row optimizer's steps fewer and larger, which costs AUC first.
-_OF_ONE: dict[str, tuple[str, int]] = {"staleness": ("bounded", 2), "merge_steps": ("half_async", 2)}
+# more makes the row optimizer's steps fewer and larger, which costs AUC first. k_steps 10 exchanges a tenth as often as every step.
+_IN_LOCKSTEP = ("sync", "async")  # async: its rows alone are asynchronous, unless dense is "server"
+_OF_ONE: dict[str, tuple[str, int]] = {"staleness": ("bounded", 2), "merge_steps": ("half_async", 2), "k_steps": ("geo", 10)}
 
 
 def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
@@ -47,6 +51,7 @@ def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: a field is set that this consistency does not obey, or not in this way.
+        StrategyConflict: dense parameters in lockstep, and trainers that shall not be.
     """
     consistency = values["consistency"]
     filled = dict(values)
@@ -60,4 +65,15 @@ def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
         what = f"{NAME}.on_server_loss carry_on with consistency {consistency!r}, which waits for steps: lost ones never come"
         fix = "take rollback, or a consistency that waits for no step"
         raise ConfigError(what, at=at("on_server_loss"), fix=fix)
+    filled["dense"] = values["dense"] or ("allreduce" if consistency in _IN_LOCKSTEP else "server")
+    if filled["dense"] == "allreduce" and consistency not in _IN_LOCKSTEP:
+        what = f"{NAME}.dense 'allreduce' and consistency {consistency!r} exclude each other"
+        why = "all-reduce makes every trainer wait for the others at each step"
+        raise StrategyConflict(f"{what}: {why}", at=at("dense"), fix="set dense to 'server', or delete it")
+    pulls = filled["dense"] == "server" and consistency != "geo"
+    if pulls:
+        filled["pull_steps"] = values["pull_steps"] or 1
+    elif values["pull_steps"] is not None:
+        why = "every k_steps all is exchanged" if consistency == "geo" else "nothing is pulled with dense 'allreduce'"
+        raise ConfigError(f"{NAME}.pull_steps says nothing here: {why}", at=at("pull_steps"), fix="delete pull_steps")
     return filled

@@ -35,11 +35,11 @@ FRAME_ROWS_BYTES = wire.MAX_BODY_BYTES // 8  # of one ASSIGN or bulk pull: bound
 class Table:
     """One table as a trainer sees it."""
 
-    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any, rate: float) -> None:
+    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any, rate: float = 1.0) -> None:
         self.spec = spec
-        self.rate = rate  # times the optimizer's learning rate
         self.numbers = numbers  # its number on each server
         self.unique = unique  # core.Unique, used by the client's thread only
+        self.rate = rate  # times the optimizer's learning rate
 
 
 class Pulled(NamedTuple):
@@ -76,6 +76,7 @@ class Client:
         ranges = [shard_range(s, len(links)) for s in range(len(links))]
         self.server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
         assert len(self.server_of_shard) == NUM_SHARDS
+        self.num_servers = len(links)
         self.tables: dict[str, Table] = {}
         self.round_trips = RoundTrips(len(links))  # of pushes; written by the thread
         self.on_slow: Callable[[str], None] = logger.warning  # told once of a server that is slower than the others
@@ -122,12 +123,11 @@ class Client:
         self.step += 1
         self._sequence += 1
         step, sequence = self.step, self._sequence
-        for done in [p for p in self._pushes if p.done()]:
-            self._pushes.remove(done)
-            done.result()
-        while len(self._pushes) > 1:  # a trainer may be two pushes ahead of its servers, not more
-            self._pushes.pop(0).result()
-        self._pushes.append(self._submit(lambda: self._push(gradients, learning_rate, step, sequence)))
+        self._queue_push(lambda: self._push(gradients, learning_rate, step, sequence))
+
+    def restart(self, step: int) -> None:
+        """Go on at ``step`` after the servers have taken up a snapshot."""
+        self.step = step
 
     def flush(self) -> None:
         """Return once every push so far was taken by its server; raises what went wrong."""
@@ -192,6 +192,14 @@ class Client:
         """In a forked child: let go of the parent's sockets."""
         for link in self._links:
             link.forget()
+
+    def _queue_push(self, work: Callable[[], None]) -> None:
+        for done in [p for p in self._pushes if p.done()]:
+            self._pushes.remove(done)
+            done.result()
+        while len(self._pushes) > 1:  # a trainer may be two pushes ahead of its servers, not more
+            self._pushes.pop(0).result()
+        self._pushes.append(self._submit(work))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

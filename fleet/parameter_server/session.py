@@ -12,9 +12,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
@@ -23,6 +25,7 @@ from fleet.parameter_server.announced import Announced, Gathered, Ids
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link, LocalLink, SocketLink
+from fleet.parameter_server.local_copies import LocalCopies
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.spec import TableSpec
 from fleet.parameter_server.tables import Keys, Values
@@ -42,9 +45,11 @@ class Session:
         self._runtime, self._prefetch = runtime, int(block["prefetch"])
         self._mode = Mode(str(block["consistency"]), int(block["staleness"] or 0), str(block["when_full"]))
         self._merge_steps = int(block["merge_steps"] or 1)
-        self.client = Client(_links(runtime, incarnation, block), self._mode, runtime.timeout_s)
+        self._local = self._mode.name == "geo"  # steps are taken on copies of this trainer's own
+        self.client = self._client(_links(runtime, incarnation, block), block)
         self._announced: list[Announced] = []
         self._gradients: dict[str, list[Gathered]] = {}  # table name -> of each backward since clear
+        self._handed_in: list[tuple[str, RowGradient]] = []  # of this step
         self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
         self._num_unsent, self._rate = 0, 0.0  # steps in it, learning rate of the newest
         self._warned = False
@@ -61,8 +66,21 @@ class Session:
         return self._mode.when_full == "evict"
 
     def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
-        """Open a table on all servers; ``rate`` is its own factor of the learning rate."""
-        return self.client.open(spec, rate)
+        """Open a table on all servers; its rows learn at ``rate`` times the optimizer's learning rate."""
+        return self.client.open(self._by_parts(spec), rate)
+
+    @property
+    def asks_ahead(self) -> bool:
+        """Return whether rows are asked for before the push of the step before them, and so miss it."""
+        return self._prefetch == 1 and not self._mode.in_order
+
+    @property
+    def weight(self) -> float:
+        """Return how much of the global batch this trainer's part is, 0 for an empty part; on its own copies it is the whole."""
+        share = self._runtime.share
+        if self._local:
+            return float(share is None or share.num_samples > 0)
+        return 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
 
     def announce(self, ids: Mapping[str, Ids | list[Ids]], create: bool) -> None:
         """Take the ids of a coming batch: table name -> uint64[n], repeats included, or a list of its fields' ids."""
@@ -93,8 +111,7 @@ class Session:
 
         ``clicks``, ``bool[n]``, are those of the ids, if the table's life counts them.
         """
-        share = self._runtime.share
-        scale = 1 / self._runtime.role.world_size if share is None else share.num_samples / share.num_global
+        scale = self.weight
         if scale == 0 or not len(pulled.keys):
             return  # an empty part of a batch: computed on a borrowed sample, counts nothing
         # Merged per key, weighted by the trainer's share; the server refuses NaN and infinity, with the table's name.
@@ -105,6 +122,21 @@ class Session:
             parts.append(gathered)
         gathered.add(pulled, gradient, bags, clicks)
 
+    def hand_in(self, table: Table, gradient: RowGradient) -> None:
+        """Take a gradient that goes with this step's push, and with no later one."""
+        self._handed_in.append((table.spec.name, gradient))
+
+    def unique(self, table: Table, keys: Keys) -> tuple[Keys, NDArray[np.uint32], NDArray[np.int64]]:
+        """Return keys as a message has them: ``uint64[m]`` by server, the place of each key given, the number of each server."""
+        made: tuple[Keys, NDArray[np.uint32], NDArray[np.int64]]
+        made = self.core.Unique(table.spec.salt).unique(keys, self.client.server_of_shard, self.client.num_servers)
+        return made
+
+    def ask(self, wanted: list[tuple[Table, Keys]]) -> Future[list[Pulled]]:
+        """Ask for rows behind this step's push, for use in the next step, or with prefetch=1 in the one after it."""
+        self._send_before_reading(create=True)
+        return self.client.pull(wanted, create=True, ahead=int(self.asks_ahead))
+
     def push(self, learning_rate: float) -> None:
         """Push the gradients in hand as one step (half_async: with those of the steps before), and ask for the announced batch.
 
@@ -113,6 +145,9 @@ class Session:
         """
         for name, parts in self._gradients.items():
             self._unsent.setdefault(name, []).extend(part.close() for part in parts)
+        for name, gradient in self._handed_in:
+            self._unsent.setdefault(name, []).append(gradient)
+        self._handed_in = []
         self._num_unsent, self._rate = self._num_unsent + 1, learning_rate
         if self._num_unsent == self._merge_steps:
             self._send()
@@ -133,9 +168,10 @@ class Session:
 
     def restart(self, step: int) -> None:
         """Go on at ``step`` after a snapshot was loaded; rows that were asked for before are forgotten."""
-        self.client.step = step
+        self.client.restart(step)
         self._announced.clear()
         self._gradients.clear()
+        self._handed_in = []
         self._unsent, self._num_unsent = {}, 0
 
     def clear(self) -> None:
@@ -167,11 +203,36 @@ class Session:
             self._unsent, self._num_unsent = {}, 0
             self.client.push([(tables[name], self._sum(tables[name], parts)) for name, parts in unsent.items()], self._rate)
 
+    def _client(self, links: list[Link], block: dict[str, Any]) -> Client:
+        world_size, timeout_s = self._runtime.role.world_size, self._runtime.timeout_s
+        if self._local:
+            return LocalCopies(links, self._mode, timeout_s, int(block["k_steps"]), world_size)
+        return Client(links, self._mode, timeout_s)
+
+    @property
+    def alone(self) -> bool:
+        """Return whether the gradients that this trainer hands in are whole, and no part of a sum."""
+        return self._local or self._runtime.role.world_size == 1
+
     def _say_slow(self, rank: int, text: bytes) -> None:
         server = text.split()[1]
         if server not in self._said_slow:
             self._said_slow.add(server)
             logger.warning(f"{text.decode()} (seen by trainer {rank})")
+
+    def _by_parts(self, spec: TableSpec) -> TableSpec:
+        """Return the spec for pushes that are each a trainer's part of the gradient, and not the sum over all."""
+        if self.alone or self._mode.in_order:
+            return spec
+        hyper = dict(spec.hyper)
+        if {"clip_min", "clip_max"} & set(hyper):
+            what = f"ClipGradByValue with consistency {self._mode.name!r}: each trainer pushes a part of the gradient, and a part "
+            fix = 'leave grad_clip unset, or take "sync", "bounded" with staleness 0, or "geo"'
+            raise ConfigError(f"{what}clipped is not the gradient clipped", at=f"table {spec.name!r}", fix=fix)
+        if "l2_decay" in hyper:  # once a step, however many pushes a step is
+            steps = self._merge_steps if self.asks_ahead else 1
+            hyper["l2_decay"] *= steps / self._runtime.role.world_size
+        return spec._replace(hyper=tuple(sorted(hyper.items())))
 
     def _close(self) -> None:
         try:

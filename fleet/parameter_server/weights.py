@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fleet import disk
 from fleet.errors import ConfigError, SnapshotError
 from fleet.parameter_server import report, snapshot
+from fleet.parameter_server.local_copies import LocalCopies
 from fleet.parameter_server.session import Session
 
 if TYPE_CHECKING:
+    from fleet.parameter_server.dense import Dense
     from fleet.parameter_server.embedding import Embedding
 
 
@@ -23,6 +28,7 @@ class Weights:
 
     def __init__(self, session: Session, embeddings: dict[str, Embedding]) -> None:
         self._session, self._embeddings = session, embeddings
+        self.dense: Dense | None = None  # the dense parameters, where they live on the servers
 
     def stats(self) -> dict[str, Any]:
         """Return what the servers count."""
@@ -71,6 +77,37 @@ class Weights:
     def go_on(self, pushes: int) -> None:
         """Go on behind so many pushes of an earlier life."""
         self._session.restart(pushes)
+
+    def pull_dense(self) -> None:
+        """Take over the dense parameters that the servers hold, if they do: trainers hold slightly different copies of them."""
+        if self.dense is not None:
+            self.dense.pull()
+
+    def push_dense(self) -> None:
+        """Set the servers' dense parameters to this trainer's; one trainer calls it."""
+        if self.dense is not None:
+            self.dense.upload()
+
+    def save_state(self, path: str) -> None:
+        """Write the row state that is this trainer's own (geo) to a file; nothing is written if the servers hold it all.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if isinstance(self._session.client, LocalCopies):
+            buffer = io.BytesIO()
+            np.savez(buffer, **self._session.client.state())
+            disk.write_bytes(path, buffer.getvalue())
+
+    def load_state(self, path: str) -> None:
+        """Take up what :meth:`save_state` wrote; without a file row state begins anew.
+
+        Raises:
+            SnapshotError: it is of other tables or another row optimizer.
+        """
+        if isinstance(self._session.client, LocalCopies) and os.path.exists(path):
+            with np.load(path, allow_pickle=False) as arrays:
+                self._session.client.load_state(dict(arrays))
 
     def has_open_tables(self) -> bool:
         """Return whether a table has no vocabulary, so that its rows are no plain weight."""

@@ -47,19 +47,37 @@ def make_optimizer(name: str, parameters: Any) -> Any:
         return paddle.optimizer.Adagrad(0.1, epsilon=1e-6, parameters=parameters)
     if name == "adagrad_from_0.1":
         return paddle.optimizer.Adagrad(0.1, parameters=parameters, initial_accumulator_value=0.1)
+    if name == "sgd_l2":
+        return paddle.optimizer.SGD(0.1, parameters=parameters, weight_decay=0.1)
+    if name == "momentum":
+        return paddle.optimizer.Momentum(0.05, parameters=parameters, momentum=0.8)
+    if name == "nesterov":
+        return paddle.optimizer.Momentum(0.05, parameters=parameters, momentum=0.8, use_nesterov=True, weight_decay=0.01)
+    if name == "adamw":
+        spared = {p.name for p in parameters if len(p.shape) == 1}  # biases do not decay
+        decays = lambda name: name not in spared  # noqa: E731
+        return paddle.optimizer.AdamW(0.02, parameters=parameters, weight_decay=0.1, apply_decay_param_fun=decays)
     schedule = paddle.optimizer.lr.StepDecay(0.01, step_size=20, gamma=0.5)  # the rate travels with the push
     return paddle.optimizer.Adam(schedule, parameters=parameters, lazy_mode=True)
 
 
-def train_alone(name: str) -> dict[str, Any]:
+def error_of(tensors: dict[str, Any]) -> float:
+    """The mean squared error over all samples of a model with these tensors."""
+    model = Net(sparse=False)
+    for name, parameter in model.named_parameters():
+        parameter.set_value(tensors[name])
+    return float(loss_of(model, *data()))
+
+
+def train_alone(name: str, epochs: int = EPOCHS) -> dict[str, Any]:
     """The same script in plain Paddle; returns every tensor."""
     model = Net(sparse=name == "adam")  # lazy Adam is Paddle's on sparse gradients only
     optimizer = make_optimizer(name, model.parameters())
     users, words, labels = data()
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for start in range(0, SAMPLES, BATCH):
             cut = slice(start, start + BATCH)
-            _step(model, optimizer, users[cut], words[cut], labels[cut])
+            step(model, optimizer, users[cut], words[cut], labels[cut])
     return {n: p.numpy() for n, p in model.named_parameters()}
 
 
@@ -72,6 +90,7 @@ def train(name: str, world_size: int, servers: tuple[str, ...], secret: str, ann
     if rank >= world_size:
         return None
     import fleet
+    from fleet import runtime
 
     size = str(world_size)
     # What fleet exported for Paddle's group of an earlier job of two would contradict a job of one.
@@ -86,8 +105,12 @@ def train(name: str, world_size: int, servers: tuple[str, ...], secret: str, ann
         loader = fleet.distributed_loader(source, ids={0: model.users, 1: model.words} if announce else None)
         for _ in range(EPOCHS):
             for users, words, labels in loader:
-                _step(model, optimizer, users, words, labels)
+                step(model, optimizer, users, words, labels)
+        tables = runtime.current("test").tables
+        tables.flush()
+        fleet.barrier()
         rows = {f"{n}.weight": getattr(model, n).download() for n in ("users", "words")}
+        tables.pull_dense()
         fleet.barrier()  # nobody leaves while another still reads
         return {**rows, **{n: p.numpy() for n, p in model.named_parameters()}}
     finally:
@@ -95,10 +118,15 @@ def train(name: str, world_size: int, servers: tuple[str, ...], secret: str, ann
         os.environ.update(exported)
 
 
-def _step(model: Any, optimizer: Any, users: Any, words: Any, labels: Any) -> None:
+def loss_of(model: Any, users: Any, words: Any, labels: Any) -> Any:
+    """The loss of a batch of arrays or tensors."""
     users, words, labels = (paddle.to_tensor(a) for a in (users, words, labels))
-    loss = nn.functional.mse_loss(model(users, words), labels)
-    loss.backward()
+    return nn.functional.mse_loss(model(users, words), labels)
+
+
+def step(model: Any, optimizer: Any, users: Any, words: Any, labels: Any) -> None:
+    """One step of the script."""
+    loss_of(model, users, words, labels).backward()
     optimizer.step()
     optimizer.clear_grad()
     if isinstance(optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from servers import SECRET, Servers
@@ -24,11 +25,12 @@ def session(servers: Servers | None, rank: int = 0, world_size: int = 1, through
         role=SimpleNamespace(rank=rank, world_size=world_size, servers=addresses),
         share=Share(1, 1),  # gradients count as they are
         timeout_s=timeout_s, closers=[], forgetters=[],
-        listen=lambda *_: None, tell=lambda *_: None,
-        meet=lambda name, payload=b"": [b"one job" if name == "number of the job" else payload],
+        meet=lambda what, payload: [payload], tell=lambda *_: None, listen=lambda *_: None,
     )  # fmt: skip
     full = DistributedStrategy(parameter_server=block).effective()["parameter_server"]
-    return Session(runtime, full, incarnation)
+    full["on_server_loss"] = full["on_server_loss"] or "rollback"
+    with mock.patch("fleet.parameter_server.session._number_of_job", lambda _: 0):  # the number that frames.Peer has
+        return Session(runtime, full, incarnation)
 
 
 def close(this: Session) -> None:

@@ -23,10 +23,11 @@ MODES: dict[str, dict[str, Any]] = {
     "half_async": {"consistency": "half_async", "merge_steps": 3},
     "async": {"consistency": "async"},
     "bounded": {"consistency": "bounded", "staleness": 2},
+    "geo": {"consistency": "geo", "k_steps": 3},
 }
 
 
-def _train(this: Any, rank: int, steps: int, prefetch: int, total: np.ndarray, guard: threading.Lock) -> None:
+def _train(this: Any, rank: int, steps: int, mode: str, total: np.ndarray, guard: threading.Lock) -> None:
     table = this.open(spec("sum", DIM, init_args=(0.0, 0.0)))
     rng = np.random.default_rng(rank)
     batches = [rng.integers(0, NUM_KEYS, 40).astype(np.uint64) for _ in range(steps)]
@@ -36,7 +37,7 @@ def _train(this: Any, rank: int, steps: int, prefetch: int, total: np.ndarray, g
         values = TRAINERS * rng.integers(-4, 5, (40, DIM)).astype(np.float32)
         step(this, table, ids, values)
         with guard:
-            np.add.at(total, ids.astype(np.int64), values)
+            np.add.at(total, ids.astype(np.int64), values / (TRAINERS if mode == "geo" else 1))  # the mean of what they did
 
 
 def conserve(mode: str, prefetch: int, steps: int, share: float, num_servers: int = 2) -> int:
@@ -60,7 +61,7 @@ def conserve(mode: str, prefetch: int, steps: int, share: float, num_servers: in
 
         def train(rank: int) -> None:
             try:
-                _train(sessions[rank], rank, steps, prefetch, total, guard)
+                _train(sessions[rank], rank, steps, mode, total, guard)
                 sessions[rank].flush()
             except BaseException as error:  # noqa: BLE001 - raised below
                 errors.append(error)

@@ -21,6 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from parameter_server import ps_jobs
 from servers import SECRET, Servers
 from trainers import Trainers
 
@@ -98,7 +99,28 @@ def test_announced_or_not_the_runs_are_the_same_bits(trainers: Trainers) -> None
         assert [r[tensor].tobytes() == value.tobytes() for r in runs] == [True] * 3, tensor
 
 
-@pytest.mark.parametrize("consistency", ["half_async", "async", "bounded"])
+@pytest.mark.parametrize("name", ["sgd", "adagrad", "adam"])
+def test_dense_parameters_on_the_servers(trainers: Trainers, alone: dict[str, Any], name: str) -> None:
+    """They too are merged in rank order: sync and bounded with a staleness of 0 end at the same bits, and where Paddle ends."""
+    runs = [together(trainers, name, 2, 2, dense="server"), together(trainers, name, 2, 2, consistency="bounded", staleness=0)]
+    for result in (*runs[0], *runs[1]):
+        assert {n: v.tobytes() for n, v in result.items()} == {n: v.tobytes() for n, v in runs[0][0].items()}
+    assert max(largest_difference(runs[0][0], alone[name]).values()) < TOLERANCE[name]
+
+
+@pytest.mark.parametrize("block", [{"consistency": "half_async"}, {"consistency": "geo", "k_steps": 3},
+                                   {"consistency": "bounded", "staleness": 1},
+                                   {"consistency": "async", "dense": "server"}], ids=lambda b: b["consistency"])  # fmt: skip
+def test_two_trainers_on_two_servers_learn_in_every_mode(trainers: Trainers, alone: dict[str, Any], block: dict[str, Any]) -> None:
+    """Steps that overtake each other end elsewhere, but near: the squared error falls as far as alone, within a tenth."""
+    errors = [ps_jobs.error_of(result) for result in together(trainers, "sgd", 2, 2, **block)]
+    fresh = {n: p.numpy() for n, p in ps_jobs.Net(sparse=False).named_parameters()}
+    start, reached = ps_jobs.error_of(fresh), ps_jobs.error_of(alone["sgd"])
+    assert errors[0] == errors[1] and reached < 0.8 * start
+    assert abs(errors[0] - reached) < 0.1 * (start - reached)
+
+
+@pytest.mark.parametrize("consistency", ["half_async", "async", "bounded", "geo"])
 def test_one_trainer_without_prefetch_is_exact_in_every_mode(trainers: Trainers, alone: dict[str, Any], consistency: str) -> None:
     result = together(trainers, "adam", 2, 1, consistency=consistency, prefetch=0)[0]
     assert max(largest_difference(result, alone["adam"]).values()) < TOLERANCE["adam"]

@@ -11,12 +11,14 @@ from typing import Protocol
 from fleet.errors import ConfigError
 from fleet.parameter_server.consistency.async_ import Async
 from fleet.parameter_server.consistency.bounded import Bounded
+from fleet.parameter_server.consistency.geo import Geo
 from fleet.parameter_server.consistency.half_async import HalfAsync
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.consistency.sync import Sync
 from fleet.parameter_server.tables import Gradient, Tables
 
-NAMES = (Sync.NAME, HalfAsync.NAME, Async.NAME, Bounded.NAME)
+_ON_ARRIVAL: dict[str, type[Async]] = {kind.NAME: kind for kind in (HalfAsync, Async, Geo)}
+NAMES = (Sync.NAME, *_ON_ARRIVAL, Bounded.NAME)
 
 
 class Consistency(Protocol):
@@ -50,4 +52,4 @@ def make(mode: Mode, tables: Tables, timeout_s: float) -> Consistency:
         return Sync(tables, timeout_s)
     if mode.name == Bounded.NAME:
         return Bounded(tables, timeout_s, mode.staleness)
-    return (HalfAsync if mode.name == HalfAsync.NAME else Async)(tables, timeout_s)
+    return _ON_ARRIVAL[mode.name](tables, timeout_s)

@@ -206,16 +206,19 @@ size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float
   return num_nonfinite;
 }
 
-void assign(Table& self, const py::handle& ids_, const py::handle& weights_) {
+void assign(Table& self, const py::handle& ids_, const py::handle& weights_, const py::object& state_) {
   const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
   const py::array weights = take<float>(weights_, "weights", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
   const uint64_t* keys = in<uint64_t>(ids);
   const float* values = in<float>(weights);
   const auto n = static_cast<size_t>(ids.shape(0));
+  py::array state;
+  if (!state_.is_none()) state = take<float>(state_, "state", {ids.shape(0), static_cast<py::ssize_t>(self.schema().state_dim())});
+  const float* states = state_.is_none() ? nullptr : in<float>(state);
   Status status;
   {
     const py::gil_scoped_release released;
-    status = self.assign(keys, n, values, nullptr);
+    status = self.assign(keys, n, values, states);
   }
   raise_if(status);
 }
@@ -324,7 +327,7 @@ void bind_table(py::module_& module) {
       .def("pull", &pull, py::arg("ids"), py::arg("out"), py::arg("create"))
       .def("push", &push, py::arg("ids"), py::arg("grads"), py::arg("lr"), py::arg("step"), py::arg("shows") = py::none(),
            py::arg("clicks") = py::none())
-      .def("assign", &assign, py::arg("ids"), py::arg("weights"))
+      .def("assign", &assign, py::arg("ids"), py::arg("weights"), py::arg("state") = py::none())
       .def("read", &read, py::arg("ids"))
       .def("keys", &keys)
       .def("shrink", &Table::shrink, py::arg("below"), released)

@@ -1,0 +1,216 @@
+"""``geo``: a client whose pulls and pushes work on local copies of the rows, and which exchanges differences with the servers.
+
+Everything here runs in the client's thread, in the order in which the trainer asked for it: the same run gives the same rows.
+On the servers a table holds weights alone and adds what it is sent (as ``sgd`` with rate 1 does); row state is each trainer's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fleet.errors import ConfigError, SnapshotError, TableError
+from fleet.parameter_server.client import FRAME_ROWS_BYTES, Client, Pulled, RowGradient, Table
+from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.link import Link
+from fleet.parameter_server.row_life import Life
+from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server.tables import Keys, Values
+
+
+class Copy:
+    """A trainer's copy of one table: rows with state that it has touched, and what the servers held when it fetched them."""
+
+    def __init__(self, core: Any, spec: TableSpec, rate: float) -> None:
+        self._core, self._spec = core, spec
+        self.rate = rate  # times the optimizer's learning rate
+        self.rows = spec.make(core)
+        self.steps = 0  # in which the table took part, as Adam's correction counts them
+        self.forget()
+
+    def forget(self) -> None:
+        """Let every row be fetched anew at its next use; its state stays."""
+        self._fetched = _weights_alone(self._spec).make(self._core)
+
+    def missing(self, keys: Keys) -> Keys:
+        """Return the keys that have to be fetched."""
+        found, _, _ = self._fetched.read(keys)
+        absent: Keys = keys[~found]
+        return absent
+
+    def take(self, keys: Keys, weights: Values) -> None:
+        """Take rows as the servers hold them."""
+        _, _, state = self.rows.read(keys)  # a new row's state is the initial one
+        self.rows.assign(keys, weights, state)
+        self._fetched.assign(keys, weights)
+
+    def moved(self) -> tuple[Keys, Values]:
+        """Return the keys of the rows that moved since they were fetched, and by how much: ``uint64[n], float32[n, dim]``."""
+        keys: Keys = self._fetched.keys()
+        _, before, _ = self._fetched.read(keys)
+        _, now, _ = self.rows.read(keys)
+        difference = now - before
+        changed = difference.any(axis=1)
+        return keys[changed], difference[changed]
+
+    def keep(self, keys: Keys, difference: Values) -> None:
+        """Note that the servers have added this to their rows, and go on with the copies: nobody else writes them."""
+        _, before, _ = self._fetched.read(keys)
+        self._fetched.assign(keys, before + difference)
+
+
+class LocalCopies(Client):
+    """A client for ``geo``.
+
+    Args:
+        k_steps: steps between two exchanges.
+        world_size: number of trainers; a difference counts by one part in so many.
+    """
+
+    def __init__(self, links: list[Link], mode: Mode, timeout_s: float, k_steps: int, world_size: int) -> None:
+        self._copies: dict[str, Copy] = {}
+        self._k_steps, self._world_size = k_steps, world_size
+        self._since = 0  # steps since the last exchange
+        super().__init__(links, mode, timeout_s)
+
+    def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
+        """Return the table of this spec; the servers hold its weights, this trainer its row optimizer and state.
+
+        Raises:
+            ConfigError: rows of this table come and go: a trainer's copy would not know.
+        """
+        if spec.life != Life():
+            fix = 'leave admission and eviction away, or take another consistency than "geo"'
+            raise ConfigError("geo works on copies of rows that stay, this table's rows have a life", at=f"table {spec.name!r}", fix=fix)
+        self._copies[spec.name] = Copy(self._core, spec._replace(weights="float32"), rate)
+        return super().open(_weights_alone(spec))
+
+    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float) -> None:
+        """Queue one step on the local copies, and every ``k_steps`` an exchange behind it."""
+        self.step += 1
+        self._queue_push(lambda: self._learn(gradients, learning_rate))
+
+    def flush(self) -> None:
+        """Return once the servers have every difference so far; the copies are fetched anew afterwards."""
+        self._submit(lambda: self._exchange(keep=False)).result()
+        super().flush()
+
+    def assign(self, table: Table, keys: Keys, values: Values) -> None:
+        """Set rows ``float32[n, dim]`` of unique keys on the servers; copies of the table are forgotten."""
+        super().assign(table, keys, values)
+        self._submit(self._copies[table.spec.name].forget).result()
+
+    def restart(self, step: int) -> None:
+        """Go on at ``step`` after the servers have taken up a snapshot; no copy is used any more."""
+        super().restart(step)
+        self._submit(self._begin_anew).result()
+
+    def close(self) -> None:
+        """Send what is left, then end."""
+        self._pushes.append(self._submit(lambda: self._exchange(keep=False)))
+        super().close()
+
+    def state(self) -> dict[str, Any]:
+        """Return this trainer's row state, for a checkpoint: arrays by name."""
+        return self._submit(self._state).result()
+
+    def load_state(self, arrays: dict[str, Any]) -> None:
+        """Take up row state that :meth:`state` returned.
+
+        Raises:
+            SnapshotError: it is of other tables or another row optimizer.
+        """
+        self._submit(lambda: self._load_state(arrays)).result()
+
+    def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
+        found = []
+        for table, ids in wanted:
+            keys, inverse, counts = table.unique.unique(ids, self.server_of_shard, self.num_servers)
+            found.append(Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32)))
+        fetched = self._fetch([(table, p.keys) for (table, _), p in zip(wanted, found, strict=True)], create)
+        for (table, _), p in zip(wanted, found, strict=True):
+            self._copies[table.spec.name].rows.pull(p.keys, p.rows, False)
+        if not create:  # only looked at: not kept, so that an evaluation costs no memory
+            for p, answer in zip(found, fetched, strict=False):
+                order = np.argsort(p.keys)
+                p.rows[order[np.searchsorted(p.keys, answer.keys, sorter=order)]] = answer.rows
+        return found
+
+    def _fetch(self, wanted: list[tuple[Table, Keys]], create: bool) -> list[Pulled]:
+        """Ask the servers for the rows that there is no fresh copy of, and with ``create`` keep them; return what came."""
+        absent = [(table, self._copies[table.spec.name].missing(keys)) for table, keys in wanted]
+        fetched = super()._pull(absent, create, 0) if any(len(keys) for _, keys in absent) else []
+        for (table, _), answer in zip(absent, fetched, strict=False):
+            if create:
+                self._copies[table.spec.name].take(answer.keys, answer.rows)
+        return fetched
+
+    def _learn(self, gradients: list[tuple[Table, RowGradient]], rate: float) -> None:
+        # Rows that were looked up ahead of an exchange: the copies have been forgotten since.
+        self._fetch([(table, gradient.keys) for table, gradient in gradients], create=True)
+        for table, gradient in gradients:
+            copy = self._copies[table.spec.name]
+            copy.steps += 1
+            bad = copy.rows.push(gradient.keys, gradient.values, rate * copy.rate, copy.steps)
+            if bad:
+                what = f"{bad} NaN or infinite gradient values for table {table.spec.name!r}; the table is unchanged"
+                fix = "lower the learning rate, or find the batch: the loss was not finite either"
+                self._failure = TableError(what, at="the trainer's local copy", fix=fix)
+                raise self._failure
+        self._since += 1
+        if self._since == self._k_steps:
+            self._exchange(keep=self._world_size == 1)
+
+    def _exchange(self, keep: bool) -> None:
+        """Send every difference; ``keep`` goes on with the copies, else rows are fetched anew at their next use."""
+        self._since = 0
+        for name, copy in self._copies.items():
+            table = self.tables[name]
+            keys, moved = copy.moved()
+            moved /= np.float32(self._world_size)
+            rows = max(1, FRAME_ROWS_BYTES // (4 * table.spec.dim + 8))
+            for start in range(0, len(keys), rows):
+                self._send(table, keys[start : start + rows], moved[start : start + rows])
+            if keep:
+                copy.keep(keys, moved)
+            else:
+                copy.forget()
+
+    def _send(self, table: Table, keys: Keys, moved: Values) -> None:
+        ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, self.num_servers)
+        values = np.empty_like(moved)
+        values[inverse] = -moved  # a server's sgd subtracts
+        self._sequence += 1
+        self._push([(table, RowGradient(ordered, counts, values))], 1.0, self._sequence, self._sequence)
+
+    def _begin_anew(self) -> None:
+        self._since = 0
+        for copy in self._copies.values():
+            copy.forget()
+
+    def _state(self) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        for name, copy in self._copies.items():
+            keys = copy.rows.keys()
+            arrays[f"{name}/steps"] = np.array(copy.steps)
+            arrays[f"{name}/keys"], arrays[f"{name}/state"] = keys, copy.rows.read(keys)[2]
+        return arrays
+
+    def _load_state(self, arrays: dict[str, Any]) -> None:
+        for name, copy in self._copies.items():
+            try:
+                steps, keys, state = (arrays[f"{name}/{part}"] for part in ("steps", "keys", "state"))
+            except KeyError:
+                raise SnapshotError(f"no row state of table {name!r}", at="geo", fix="load the checkpoint of this model") from None
+            if state.shape != (len(keys), copy.rows.state_dim):
+                what = f"row state of table {name!r} has shape {state.shape}, this row optimizer keeps {copy.rows.state_dim} floats"
+                raise SnapshotError(what, at="geo", fix="resume with the optimizer of the checkpoint")
+            copy.rows.assign(keys, np.zeros((len(keys), copy.rows.dim), np.float32), state)  # weights are fetched at the first use
+            copy.steps = int(steps)
+
+
+def _weights_alone(spec: TableSpec) -> TableSpec:
+    return spec._replace(optimizer="sgd", hyper=(), state="float32")
+
+
