@@ -82,7 +82,8 @@ class LocalCopies(Client):
         """
         if spec.life != Life():
             fix = 'leave admission and eviction away, or take another consistency than "geo"'
-            raise ConfigError("geo works on copies of rows that stay, this table's rows have a life", at=f"table {spec.name!r}", fix=fix)
+            what = "geo works on copies of rows that stay, this table's rows come and go"
+            raise ConfigError(what, at=f"table {spec.name!r}", fix=fix)
         self._copies[spec.name] = Copy(self._core, spec._replace(weights="float32"), rate)
         return super().open(_weights_alone(spec))
 
