@@ -100,18 +100,23 @@ class Job:
                 embedding.convert(layer, path)
             layer.join(self.session, path, rows[path], block, seed)
             self.embeddings[layer.table_name] = layer
-        if self.runtime.role.rank == 0:
+        if self.runtime.role.rank == 0 and not self._rejoins:
             for layer in found.values():
                 layer.upload()
         self.runtime.meet("upload of the embeddings", timeout_s=3600)  # as long as the rows take
         if self.runtime.recovery is not None:
-            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"], uploaded=uploads or block["dense"] == "server")
+            self.runtime.recovery.plan(on_server_loss=block["on_server_loss"], uploaded=uploads)
         for layer in found.values():
             layer.forget_weight()
         self.runtime.tables = Weights(self.session, found)
         if inner._parameter_list is not None:
             # In place: Paddle's optimizer holds the same list twice. The rows are the servers' to update.
             inner._parameter_list[:] = [p for p in inner._parameter_list if id(p) not in moved]
+
+    @property
+    def _rejoins(self) -> bool:
+        """Return whether this trainer alone was started again: the others go on, and the servers hold what they learned."""
+        return self.runtime.recovery is not None and bool(self.runtime.recovery.rejoins)
 
     def _move_dense(self, inner: Any, pull_steps: int) -> None:
         """Give the dense parameters to the servers, trainer 0's values in them; buffers stay with each trainer."""
@@ -126,7 +131,7 @@ class Job:
             agree_model(self.runtime, named)
             broadcast_state(self.runtime, self.model)
         self.dense = self.runtime.tables.dense = Dense(self.session, named, inner, pull_steps, world_size)
-        if self.runtime.role.rank == 0:
+        if self.runtime.role.rank == 0 and not self._rejoins:
             self.dense.upload()
         self.runtime.meet("upload of the dense parameters", timeout_s=3600)
 

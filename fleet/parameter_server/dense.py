@@ -8,13 +8,13 @@ correction of Adam's and AdamW's bias counts the steps of the table, where Paddl
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fleet.errors import ConfigError
 from fleet.parameter_server import dense_optimizer
+from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.client import Pulled, RowGradient, Table
 from fleet.parameter_server.dense_optimizer import Kind
 from fleet.parameter_server.session import Session
@@ -89,7 +89,7 @@ class Dense:
         kinds = dense_optimizer.kinds(optimizer, trained)
         self._all = [Blocks(session, f"{PREFIX}.{i}" if i else PREFIX, kind, of) for i, (kind, of) in enumerate(kinds)]
         self._steps = 0
-        self._coming: Future[list[Pulled]] | None = None  # with prefetch=1: asked for by the step before
+        self._coming: Answer[list[Pulled]] | None = None  # with prefetch=1: asked for by the step before
         self._one = world_size == 1
         self._counts = self._one  # whether a backward since clear_grad had a part in a global batch
         self.bytes = sum(b.values.nbytes for b in self._all)
@@ -121,7 +121,7 @@ class Dense:
         self._steps += 1
         if self._steps % self._pull_steps or not self._all:
             return
-        asked: Future[list[Pulled]] | None = self._session.ask([(b.table, b.keys) for b in self._all])
+        asked: Answer[list[Pulled]] | None = self._session.ask([(b.table, b.keys) for b in self._all])
         if self._session.asks_ahead:
             asked, self._coming = self._coming, asked
         if asked is not None:

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native, report, sightings
 from fleet.parameter_server.announced import Announced, Gathered, Ids
+from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link, LocalLink, SocketLink
@@ -132,7 +132,7 @@ class Session:
         made = self.core.Unique(table.spec.salt).unique(keys, self.client.server_of_shard, self.client.num_servers)
         return made
 
-    def ask(self, wanted: list[tuple[Table, Keys]]) -> Future[list[Pulled]]:
+    def ask(self, wanted: list[tuple[Table, Keys]]) -> Answer[list[Pulled]]:
         """Ask for rows behind this step's push, for use in the next step, or with prefetch=1 in the one after it."""
         self._send_before_reading(create=True)
         return self.client.pull(wanted, create=True, ahead=int(self.asks_ahead))
