@@ -31,11 +31,10 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from parts import record  # noqa: E402
+from parts import record, table_rivals  # noqa: E402
+from parts.far import Far, splitmix64  # noqa: E402
 
-from fleet.launch.spec import MALLOC  # noqa: E402
 from fleet.parameter_server import native  # noqa: E402
-from fleet.parameter_server.link import SocketLink  # noqa: E402
 from fleet.parameter_server.spec import TableSpec  # noqa: E402
 from fleet.parameter_server.tables import Gradient  # noqa: E402
 
@@ -57,14 +56,6 @@ class Figure(NamedTuple):
     @property
     def ratio(self) -> float | None:
         return None if self.rival_value is None else self.value / self.rival_value
-
-
-def splitmix64(x: U64) -> U64:
-    """Scramble a counter, as table_rival.cc does."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class Rival:
@@ -264,66 +255,83 @@ def over_sockets(options: argparse.Namespace) -> Iterator[Figure]:
         yield figure(f"table {name}, one trainer, one server", seconds, options.calls * IDS)
 
 
-class Far:
-    """A server process and the link that a trainer has to it."""
+class Served(table_rivals.Store):
+    """Our side beside the rivals: element-wise Adagrad on the rows of table_rivals, on a server over AF_UNIX or in process."""
 
-    def __init__(self, address: str, rows: int) -> None:
-        environment = {
-            **os.environ, "FLEET_ROLE": "server", "FLEET_SERVER_INDEX": "0", "FLEET_SERVERS": address, "FLEET_SECRET": "benchmark",
-            "FLEET_WORLD_SIZE": "1", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ":".join(f"{k}={v}" for k, v in MALLOC.items()),
-        }  # fmt: skip
-        self.server = subprocess.Popen(
-            [sys.executable, "-m", "fleet.parameter_server.server"], env=environment, stdout=subprocess.DEVNULL
-        )
-        self.link = SocketLink(address, 0, "benchmark", 0, 1, 60.0, 1)
-        spec = TableSpec("rows", DIM, "rowwise_adagrad", (), "constant", (0.0, 0.0), 0, 0)
-        self.table = self.link.open(spec.to_json(), "async", 60.0)
-        self.rows, self.calls = min(rows, 1_000_000), 0  # fewer than in process: the question here is the way, not the table
+    def __init__(self, rows: int, address: str) -> None:
+        hyper = {"epsilon": table_rivals.EPSILON, "initial_accumulator_value": table_rivals.INITIAL}
+        spec = TableSpec("rows", DIM, "adagrad", tuple(sorted(hyper.items())), "constant", (0.0, 0.0), 0, 0)
+        self.far = Far(address, 0, spec) if address else None
+        self.table = None if address else spec.make(native.load())
         self.buffer = np.empty((IDS, DIM), np.float32)
-        for at in range(0, self.rows, 1 << 18):
-            number = np.arange(at, min(self.rows, at + (1 << 18)), dtype=np.uint64)
-            self.calls += 1
-            weights = np.repeat((number % np.uint64(1000)).astype(np.float32)[:, None], DIM, axis=1)
-            self.link.assign(self.calls, self.table, splitmix64(number), weights)
+        super().__init__(rows)
 
-    def check(self) -> None:
-        number = np.arange(IDS, dtype=np.uint64)
-        self.link.ask_pull(0, False, [(self.table, DIM, splitmix64(number))])
-        self.link.take_pull([self.buffer])
-        if not np.array_equal(self.buffer[:, 3], (number % np.uint64(1000)).astype(np.float32)):
-            raise SystemExit("wrong answer: the server gives other rows than were sent")
+    def make(self, keys: U64) -> None:
+        self.pull(keys, create=True)
 
-    def pull(self, calls: int) -> float:
-        def once(keys: U64) -> None:
-            self.link.ask_pull(0, False, [(self.table, DIM, keys)])
-            self.link.take_pull([self.buffer])
+    def pull(self, keys: U64, create: bool = False) -> Any:
+        out = self.buffer[: len(keys)]
+        if self.far is None:
+            self.table.pull(keys, out, create)
+        else:
+            self.far.link.ask_pull(0, create, [(self.far.table, DIM, keys)])
+            self.far.link.take_pull([out])
+        return out
 
-        return self._timed(calls, once)
-
-    def push(self, calls: int) -> float:
-        gradient = np.full((IDS, DIM), 0.01, np.float32)
-
-        def once(keys: U64) -> None:
-            self.calls += 1
-            self.link.push(self.calls, self.calls, [Gradient(self.table, keys, gradient, 0.01)])
-
-        return self._timed(calls, once)
-
-    def _timed(self, calls: int, work: Callable[[U64], object]) -> float:
-        drawn = np.random.default_rng(0).integers(0, self.rows, (calls, IDS)).astype(np.uint64)
-        began = time.perf_counter()
-        for numbers in drawn:
-            work(splitmix64(numbers))
-        return time.perf_counter() - began
+    def push(self, keys: U64) -> None:
+        if self.far is None:
+            self.table.push(keys, self.gradient, table_rivals.RATE, 1)
+        else:
+            self.far.calls += 1
+            self.far.link.push(self.far.calls, self.far.calls, [Gradient(self.far.table, keys, self.gradient, table_rivals.RATE)])
 
     def close(self) -> None:
-        self.link.close()
-        self.server.wait(10)
+        if self.far is not None:
+            self.far.close()
+
+
+def rivals(options: argparse.Namespace) -> Iterator[Figure]:
+    """Other stores of rows, each at a size that it reaches in seconds; ours on the same keys, behind a socket if they are."""
+    for kind, rows, calls, remote in (
+        (table_rivals.OpenEmbedding, min(options.rows, 2_000_000), max(1, options.calls // 4), True),
+        (table_rivals.Redis, min(options.rows, 1_000_000), max(1, options.calls // 6), True),
+        (table_rivals.DictOfRows, min(options.rows, 200_000), max(1, options.calls // 20), False),
+    ):
+        with tempfile.TemporaryDirectory() as directory:
+            try:
+                theirs = kind(max(rows, IDS))
+            except table_rivals.Missing as missing:
+                yield Figure(f"table beside {kind.name}", 0.0, (0.0, 0.0), rival=f"not measured: {missing}")
+                continue
+            ours = Served(max(rows, IDS), f"unix:{directory}/server.sock" if remote else "")
+            try:
+                yield from _beside(ours, theirs, options.repeats, calls, remote)
+            finally:
+                ours.close()
+                theirs.close()
+
+
+def _beside(ours: Served, theirs: Any, repeats: int, calls: int, remote: bool) -> Iterator[Figure]:
+    for one in (ours, theirs):
+        one.timed("push", 3)
+    mine, other = ours.first(min(ours.rows, 50_000)), theirs.first(min(ours.rows, 50_000))
+    if np.abs(mine - other).max() > 1e-6 or not mine.any():
+        raise SystemExit(f"wrong answer: weights differ from those of {theirs.name} by {np.abs(mine - other).max()}")
+    times: dict[str, tuple[list[float], list[float]]] = {"pull": ([], []), "push": ([], [])}
+    for _ in range(repeats):  # A B A B
+        for verb, (here, there) in times.items():
+            here.append(ours.timed(verb, calls))
+            there.append(theirs.timed(verb, calls))
+    where = "over AF_UNIX" if remote else "in process"
+    for verb, (here, there) in times.items():
+        spoken = f"table {verb} {where}, element-wise Adagrad, {ours.rows:,} rows, beside {theirs.name}"
+        yield figure(spoken, here, calls * IDS, theirs.name, there)
 
 
 # Each group is one question's figures.
 GROUPS: dict[str, Callable[[argparse.Namespace], Iterator[Figure]]] = {
     "in_process": in_process, "inserts": inserts, "two_threads": two_threads, "over_sockets": over_sockets,
+    "rivals": rivals,
 }  # fmt: skip
 
 
@@ -356,7 +364,8 @@ def main() -> None:
             show(one)
             figures.append(one)
     for one in figures:
-        record.write("table", {**one._asdict(), "ratio": one.ratio, "core": core}, command, options.record)
+        measured = not one.rival.startswith("not measured")
+        record.write("table", {**one._asdict(), "ratio": one.ratio, "core": core}, command, options.record and measured)
 
 
 if __name__ == "__main__":
