@@ -191,6 +191,9 @@ def _check(tensors: Mapping[str, NDArray[Any]], part: Mapping[str, Any], spec: T
     if [tensors[t].shape for t in ("keys", "weights") if t in tensors] != [(n,), (n, spec.dim)]:
         fix = "take the snapshot before this one"
         raise SnapshotError(f"the file does not hold {n} rows of dim {spec.dim} of table {spec.name!r}", at=path, fix=fix)
+    if tensors["weights"].dtype != np.float32:
+        what = f"the weights of table {spec.name!r} are kept in 16 bits, which is not exported in this version of fleet"
+        raise SnapshotError(what, at=path, fix="train the table with float32 weights; rows= keeps the export's in 16 bits")
     for name in ("keys", "weights"):
         check_crc(name, tensors[name], part["checksums"], path)
 
