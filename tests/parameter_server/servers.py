@@ -119,6 +119,22 @@ def spec(name: str = "t", dim: int = 4, optimizer: str = "sgd", **changes: Any) 
     return TableSpec(**{**given, **changes})
 
 
+def stop(pid: int) -> None:
+    """Stop a process and return once it has stopped: on a busy machine it may still answer for a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + 10
+    while any(_state(task) not in "Tt" for task in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < end, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "T"  # the thread ended
+
+
 def _free_port() -> int:
     with socket.socket() as line:
         line.bind(("127.0.0.1", 0))

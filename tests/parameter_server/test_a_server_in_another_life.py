@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from servers import IMPATIENT, SECRET, Servers, spec
+from servers import IMPATIENT, SECRET, Servers, spec, stop
 
 from fleet import logger, recovery
 from fleet.errors import ConfigError, PeerLost
@@ -94,7 +94,7 @@ def test_a_push_under_way_counts_once(mortal: Servers, tmp_path: Path) -> None:
     client = carrying_on(mortal)
     push(client)
     save(client, tmp_path)
-    os.kill(mortal.processes[0].pid, signal.SIGSTOP)
+    stop(mortal.processes[0].pid)
     pushing = threading.Thread(target=push, args=(client,))
     pushing.start()
     time.sleep(0.1)
@@ -141,13 +141,13 @@ def test_silence_is_suspected_and_named(monkeypatch: pytest.MonkeyPatch, said: l
         client.open(spec())
         push(client)
         pid = servers.processes[0].pid
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         later = threading.Timer(1.0, os.kill, (pid, signal.SIGCONT))
         later.start()
         assert value(client) == {0.0}
         later.join()
         assert said == ["server 0 has not answered for 0 s", "server 0 answers again, after 1 s"]
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         began = time.monotonic()
         with pytest.raises(PeerLost, match="server 0 has not answered for 2 s"):
             value(client)

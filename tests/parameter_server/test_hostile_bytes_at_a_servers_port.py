@@ -197,12 +197,13 @@ class TestRefusedButTheLineGoesOn:
         return json.loads(answer)
 
     def test_an_unknown_operation(self, servers: Servers, new_lines: Callable[[str], str], peer: Peer) -> None:
-        for number in (0, 6, 13, 15, 65535):
+        beyond = max(OPS.values()) + 1
+        for number in (0, OPS["ROWS"], OPS["DONE"], beyond, 65535):
             peer.line.sendall(header(number, body_bytes=2, request=5) + b"{}")
             head, body = peer.receive()
             assert head["op"] == OPS["ERROR"] and head["request"] == 5
             assert json.loads(body)["what"].startswith(f"operation {number} is unknown")
-        new_lines("refused a frame of trainer 1: operation 15 is unknown")
+        new_lines(f"refused a frame of trainer 1: operation {beyond} is unknown")
 
     @pytest.mark.parametrize("lies", [
         dict(num_keys=4), dict(num_keys=2), dict(num_keys=2**61), dict(num_keys=2**64 - 1), dict(dim=3), dict(dim=2**32 - 1),

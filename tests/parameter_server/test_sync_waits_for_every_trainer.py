@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from servers import IMPATIENT, SECRET, Servers, spec
+from servers import IMPATIENT, SECRET, Servers, spec, stop
 
 from fleet.errors import ConfigError, PeerLost, TableError
 from fleet.parameter_server.client import Client, RowGradient, Table
@@ -174,7 +174,7 @@ def test_a_server_that_does_not_answer_is_named(servers: Servers, monkeypatch: p
     monkeypatch.setattr("fleet.parameter_server.link.ANSWER_MARGIN_S", 0.5)
     ((client, table),) = opened(servers, range(1), timeout_s=0.5)
     client.read(table, KEYS)
-    servers.processes[1].send_signal(signal.SIGSTOP)
+    stop(servers.processes[1].pid)
     with pytest.raises(PeerLost, match=r"server 1 has not answered for \d+ s"):
         client.read(table, KEYS)
 
