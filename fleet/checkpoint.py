@@ -7,6 +7,7 @@
         tables/             snapshot of the tables (docs/snapshot.md), in parameter-server mode
     DIR/.tmp-... .old-...   of a save that did not end; removed by the next one
 
+Tables are written in the background: the servers cut, training goes on, and the checkpoint gets its name once all is on disk.
 All trainers call every function here. A call by some ends with an error naming the missing ranks.
 """
 
@@ -16,21 +17,47 @@ import json
 import os
 import pickle
 import random
-import re
 import shutil
-import zlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from fleet import disk, logger, paddle_wheel
+from fleet import disk, logger, paddle_wheel, shelf
 from fleet.errors import ConfigError, FleetError, SnapshotError
 from fleet.runtime import current
+from fleet.shelf import Shelf
 from fleet.together import on_first, patience, together
 from fleet.track import Track
 
-FORMAT = "fleet checkpoint 1"
-TABLES_MANIFEST = os.path.join("tables", "manifest.json")
-_NAME = re.compile(r"step-(\d{8,})$")
+
+class Publication:
+    """A checkpoint on its way to its name, in a thread of trainer 0."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._failure: FleetError | None = None
+        self._thread = threading.Thread(target=self._run, name="fleet-checkpoint", daemon=True)  # joined by wait
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return once it has its name; raise what went wrong."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except OSError as error:
+            fix = "free space or give another directory; what was saved before is as it was"
+            at = str(error.filename or "Checkpointer.save()")
+            self._fail(SnapshotError(f"the checkpoint could not be written: {error.strerror}", at=at, fix=fix))
+        except FleetError as error:
+            self._fail(error)
+
+    def _fail(self, error: FleetError) -> None:
+        self._failure = error
+        logger.warning(f"a checkpoint was not written, which the next save will raise: {error}")
 
 
 class Checkpointer:
@@ -41,7 +68,9 @@ class Checkpointer:
         model, optimizer, loader: what fleet.distributed_* returned.
         every_steps: save after every so many steps, beside the end of each epoch: when the loop comes back to the loader,
             so that what the loop's body does after ``optimizer.step()`` is done; without a loader at the end of the step.
-        keep: newest checkpoints that stay.
+        keep: newest checkpoints that stay; older ones stay as long as the tables of a newer one continue theirs.
+        full_every: every so many saves the tables are written whole, else only the rows that changed since the last save.
+        row_state: "drop" lets rows begin with a fresh optimizer state, so that another row optimizer may take them up.
 
     Raises:
         ConfigError: an argument makes no sense, or the directory is a file.
@@ -54,8 +83,9 @@ class Checkpointer:
     """
 
     def __init__(
-        self, directory: str, *, model: Any, optimizer: Any, loader: Any = None, every_steps: int | None = None, keep: int = 2
-    ) -> None:
+        self, directory: str, *, model: Any, optimizer: Any, loader: Any = None, every_steps: int | None = None, keep: int = 2,
+        full_every: int = 1, row_state: str = "keep",
+    ) -> None:  # fmt: skip
         at = "fleet.Checkpointer()"
         self._runtime = current(at)
         paddle_wheel.load(at)
@@ -63,8 +93,12 @@ class Checkpointer:
             raise ConfigError(
                 f"every_steps must be an int >= 1, got {every_steps!r}", at=at, fix="None saves at the end of epochs only"
             )
-        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
-            raise ConfigError(f"keep must be an int >= 1, got {keep!r}", at=at, fix="the default keeps 2")
+        for name, value in (("keep", keep), ("full_every", full_every)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                fix = "the default keeps 2" if name == "keep" else "1 writes all rows at each save"
+                raise ConfigError(f"{name} must be an int >= 1, got {value!r}", at=at, fix=fix)
+        if row_state not in ("keep", "drop"):
+            raise ConfigError(f'row_state must be "keep" or "drop", got {row_state!r}', at=at, fix='the default is "keep"')
         if loader is not None and not hasattr(loader, "state"):
             fix = "give what fleet.distributed_loader returned"
             raise ConfigError(f"a {type(loader).__name__} does not know its position", at=at, fix=fix)
@@ -72,7 +106,11 @@ class Checkpointer:
             raise ConfigError(f"{directory} is a file", at=at, fix="give a directory, or remove the file")
         self.directory = os.path.abspath(directory)
         self._model, self._optimizer, self._loader = model, optimizer, loader
-        self._every_steps, self._keep = every_steps, keep
+        self._every_steps, self._full_every, self._keep_state = every_steps, full_every, row_state == "keep"
+        bases = self._runtime.tables.chain if self._runtime.tables is not None else lambda path: [path]
+        self._shelf = Shelf(self.directory, keep, bases)
+        self._publication: Publication | None = None  # in trainer 0
+        self._num_deltas = 0  # of the tables since they were last written whole
         self.step, self.epoch = 0, 0
         self._restored, self._due = False, False
         if loader is not None:
@@ -80,6 +118,7 @@ class Checkpointer:
         self._runtime.after_step.append(self._after_step)
         recovery = self._runtime.recovery
         self._track = Track(self._runtime, recovery, model, optimizer, loader) if recovery is not None else None
+        self._runtime.closers.append(self._close)
 
     def epochs(self, num_epochs: int) -> Iterator[int]:
         """Resume from the newest checkpoint, if there is one, then yield the epochs that are left; save after each.
@@ -95,6 +134,7 @@ class Checkpointer:
             yield self.epoch
             self.epoch += 1
             self.save()
+        self.wait()
 
     def restore(self) -> bool:
         """Load the newest checkpoint into model, optimizer, tables and loader; return whether there was one."""
@@ -105,7 +145,7 @@ class Checkpointer:
             self._rejoin()
             return True
         # Trainer 0 looks, so that all load the same one.
-        found = self._runtime.meet("Checkpointer.restore()", (self._newest() or "").encode())[0].decode()
+        found = self._runtime.meet("Checkpointer.restore()", (self._shelf.newest() or "").encode())[0].decode()
         if not found:
             return False
         manifest: dict[str, Any] = {}
@@ -120,26 +160,61 @@ class Checkpointer:
         return True
 
     def save(self) -> None:
-        """Write a checkpoint of this moment.
+        """Write a checkpoint of this moment; the tables' files and the name come in the background.
 
         Raises:
-            SnapshotError: it could not be written; the ones before are as they were. Safe to retry.
+            SnapshotError: it could not be written, or the one before could not: then call it again. The ones before those are as
+                they were.
         """
-        runtime, name = self._runtime, f"step-{self.step:08d}"
+        runtime, step = self._runtime, self.step
         self._due = False
-        target = os.path.join(self.directory, name)
-        temporary = os.path.join(self.directory, f".tmp-{name}")
-        if self._runtime.tables is not None:
-            self._runtime.tables.flush()
+        if runtime.tables is not None:
+            runtime.tables.flush()
+        saving: list[Any] = []  # of the tables, in trainer 0
+
+        def begin() -> None:
+            self._join()
+            self._shelf.make_room(step)
+
+        together(runtime, "start of a checkpoint", lambda: None, None)
+        together(runtime, "end of the last checkpoint", lambda: on_first(runtime, begin), patience(runtime))
         try:
-            together(runtime, "start of a checkpoint", lambda: on_first(runtime, lambda: _fresh(self.directory, temporary)), None)
-            together(runtime, "checkpoint", lambda: self._write(temporary), patience(runtime))
-            publish = lambda: on_first(runtime, lambda: self._publish(temporary, target))  # noqa: E731
-            together(runtime, "end of a checkpoint", publish, patience(runtime))
-            self._note(target)
+            together(runtime, "checkpoint", lambda: self._write(step, saving), patience(runtime))
         except FleetError:
-            on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
+            on_first(runtime, lambda: self._give_up(step, saving))
             raise
+        facts = self._facts()
+        if runtime.tables is None:
+            publish = lambda: on_first(runtime, lambda: self._publish(step, facts, []))  # noqa: E731
+            together(runtime, "end of a checkpoint", publish, patience(runtime))
+        elif runtime.role.rank == 0:
+            self._publication = Publication(lambda: self._publish(step, facts, saving))
+
+    def wait(self) -> None:
+        """Return once the last save is complete, on all trainers.
+
+        Raises:
+            SnapshotError: it could not be written; the ones before are as they were.
+        """
+        together(self._runtime, "call of Checkpointer.wait()", lambda: None, None)
+        together(self._runtime, "end of the last checkpoint", lambda: on_first(self._runtime, self._join), patience(self._runtime))
+
+    def _join(self) -> None:
+        publication, self._publication = self._publication, None
+        if publication is not None:
+            publication.wait()
+
+    def _close(self) -> None:
+        """At the end of the job: let the last save end; there is nobody left to raise to."""
+        try:
+            self._join()
+        except FleetError as error:
+            logger.warning(f"the last checkpoint was not written: {error}")
+
+    def _give_up(self, step: int, saving: list[Any]) -> None:
+        for tables in saving:
+            tables.cancel()
+        shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
 
     def _rejoin(self) -> None:
         """Take up the place of this trainer's earlier life, among others that go on."""
@@ -171,21 +246,9 @@ class Checkpointer:
         elif self._track is not None:
             self._track.note(self.step, self.epoch)
 
-    def _newest(self) -> str | None:
-        if not os.path.isdir(self.directory):
-            return None
-        for name in [n for n in os.listdir(self.directory) if n.startswith(".old-step-")]:
-            replaced, target = os.path.join(self.directory, name), os.path.join(self.directory, name[len(".old-") :])
-            if os.path.exists(target):
-                shutil.rmtree(replaced, ignore_errors=True)
-            else:
-                os.rename(replaced, target)
-        steps = [int(m[1]) for m in map(_NAME.match, os.listdir(self.directory)) if m]
-        return os.path.join(self.directory, f"step-{max(steps):08d}") if steps else None
-
-    def _write(self, temporary: str) -> None:
-        """Write this trainer's part; trainer 0 writes what all share."""
-        rank = self._runtime.role.rank
+    def _write(self, step: int, saving: list[Any]) -> None:
+        """Write this trainer's part; trainer 0 writes what all share, and lets the servers begin with the tables."""
+        rank, temporary = self._runtime.role.rank, self._shelf.temporary(step)
         disk.write_bytes(os.path.join(temporary, f"trainer-{rank}.rng"), pickle.dumps(_generators()))
         if self._runtime.tables is not None:
             self._runtime.tables.save_state(os.path.join(temporary, f"trainer-{rank}.rows.npz"))
@@ -198,40 +261,40 @@ class Checkpointer:
         if self._loader is not None:
             disk.write_bytes(os.path.join(temporary, "loader.json"), json.dumps(self._loader.state()).encode())
         if self._runtime.tables is not None:
-            self._runtime.tables.save(os.path.join(temporary, "tables"))
+            # Saved again at the same step, a delta would lie in the place of what it continues.
+            delta = self._num_deltas + 1 < self._full_every and not os.path.exists(self._shelf.path(step))
+            home = os.path.join(self._shelf.path(step), "tables")
+            saving.append(self._runtime.tables.begin_save(os.path.join(temporary, "tables"), delta, home))
 
-    def _publish(self, temporary: str, target: str) -> None:
-        names = [n for n in os.listdir(temporary) if n != "tables"]
-        has_tables = len(names) < len(os.listdir(temporary))
-        if has_tables:
-            names.append(TABLES_MANIFEST)  # it names the checksums of the tables' files
-        manifest = {
-            "format": FORMAT,
-            "step": self.step,
+    def _facts(self) -> dict[str, Any]:
+        return {
             "epoch": self.epoch,
             "samples": self._runtime.samples_trained,
             "logged": self._runtime.logged,
             "world_size": self._runtime.role.world_size,
             "optimizer": self._optimizer_name(),
             "strategy": self._runtime.strategy.effective() if self._runtime.strategy else {},
-            "files": {name: disk.checksum(os.path.join(temporary, name)) for name in sorted(names)},
-            "tables": has_tables,
         }
-        manifest["checksum"] = _checksum_of(manifest)
-        disk.write_bytes(os.path.join(temporary, "manifest.json"), json.dumps(manifest, indent=1).encode())
-        disk.sync_directory(temporary)
-        replaced = os.path.join(self.directory, f".old-{os.path.basename(target)}")
-        if os.path.isdir(target):  # saved twice at the same step; a kill between the two renames is mended by _newest
-            os.rename(target, replaced)
-        os.rename(temporary, target)
-        disk.sync_directory(self.directory)
-        shutil.rmtree(replaced, ignore_errors=True)
-        names = [n for n in os.listdir(self.directory) if _NAME.match(n)]
-        for name in sorted(names, key=lambda n: int(n.removeprefix("step-")))[: -self._keep]:
-            # Under another name first: a kill in the middle must not leave half a checkpoint that looks whole.
-            going = os.path.join(self.directory, f".tmp-{name}")
-            os.rename(os.path.join(self.directory, name), going)
-            shutil.rmtree(going, ignore_errors=True)
+
+    def _publish(self, step: int, facts: dict[str, Any], saving: list[Any]) -> None:
+        """Trainer 0: wait for the servers, then give the checkpoint its name."""
+        try:
+            for tables in saving:
+                tables.wait()
+            self._shelf.publish(step, facts)
+        except (FleetError, OSError):
+            shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
+            raise
+        if saving:
+            self._continue_from(self._shelf.path(step))
+        self._note(self._shelf.path(step))
+        self._shelf.prune()
+
+    def _continue_from(self, path: str) -> None:
+        """The tables' next delta continues the checkpoint at ``path``."""
+        tables = self._runtime.tables
+        tables.stands(os.path.join(path, "tables"))
+        self._num_deltas = len(tables.chain(os.path.join(path, "tables"))) - 1
 
     def _optimizer_name(self) -> str:
         return type(getattr(self._optimizer, "inner", self._optimizer)).__name__
@@ -253,7 +316,7 @@ class Checkpointer:
 
     def _checked(self, path: str) -> dict[str, Any]:
         """Return the manifest of a checkpoint that is whole and fits this job."""
-        manifest = _verified(path)
+        manifest = shelf.read(path)
         self._check_fits(manifest, path)
         return manifest
 
@@ -275,6 +338,7 @@ class Checkpointer:
         def apply() -> None:
             if tables is not None:
                 tables.restart(os.path.join(path, "tables"))
+                self._continue_from(path)
             self._model.set_state_dict(model)
             self._optimizer.set_state_dict(optimizer)
             if tables is not None:
@@ -286,25 +350,13 @@ class Checkpointer:
         try:
             together(runtime, "read of a checkpoint", read)
             if tables is not None:
-                put = lambda: on_first(runtime, lambda: tables.load(os.path.join(path, "tables")))  # noqa: E731
+                put = lambda: on_first(runtime, lambda: tables.load(os.path.join(path, "tables"), self._keep_state))  # noqa: E731
                 together(runtime, "load of the tables", put, patience(runtime))
         except FleetError:
             if self._loader is not None:
                 self._loader.load(position)
             raise
         together(runtime, "load of a checkpoint", apply)
-
-
-def _fresh(directory: str, temporary: str) -> None:
-    os.makedirs(directory, exist_ok=True)
-    for name in os.listdir(directory):
-        if name.startswith(".tmp-step-"):
-            shutil.rmtree(os.path.join(directory, name))
-    os.mkdir(temporary)
-
-
-def _checksum_of(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps({k: v for k, v in manifest.items() if k != "checksum"}, sort_keys=True).encode())
 
 
 def _renamed(state: dict[str, Any], old_names: dict[str, str], model: Any) -> dict[str, Any]:
@@ -320,25 +372,6 @@ def _renamed(state: dict[str, Any], old_names: dict[str, str], model: Any) -> di
         old = next((o for o in by_length if key.startswith(f"{o}_")), None)
         found[key if old is None else new_names[old] + key[len(old) :]] = value
     return found
-
-
-def _verified(path: str) -> dict[str, Any]:
-    """Return a checkpoint's manifest once every file has the size and checksum that it names."""
-    fix = f"remove {path} to resume at the checkpoint before it"
-    try:
-        with open(os.path.join(path, "manifest.json"), encoding="utf-8") as file:
-            manifest: dict[str, Any] = json.load(file)
-        if manifest["format"] != FORMAT:
-            raise SnapshotError(f"not a {FORMAT!r}: {manifest['format']!r}", at=path, fix=fix)
-        if manifest["checksum"] != _checksum_of(manifest):
-            raise SnapshotError("manifest.json is damaged: its checksum is wrong", at=os.path.join(path, "manifest.json"), fix=fix)
-        for name, expected in manifest["files"].items():
-            if disk.checksum(os.path.join(path, name)) != expected:
-                raise SnapshotError(f"{name} is damaged: its size or checksum is wrong", at=os.path.join(path, name), fix=fix)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        at = str(getattr(error, "filename", None) or os.path.join(path, "manifest.json"))
-        raise SnapshotError(f"the checkpoint cannot be read: {error!r}", at=at, fix=fix) from None
-    return manifest
 
 
 def _generators() -> dict[str, Any]:

@@ -37,9 +37,10 @@ ARROWS: dict[str, str] = {
     "data": "disk env errors logger runtime",
     "metrics": "errors runtime",
     "disk": "errors",
+    "shelf": "disk errors logger",
     "together": "errors runtime",
     "track": "recovery runtime",
-    "checkpoint": "track disk errors logger paddle_wheel runtime together",
+    "checkpoint": "track disk errors logger paddle_wheel runtime shelf together",
     "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
     "progress": "face env errors runtime parameter_server.row_optimizer",
@@ -59,8 +60,8 @@ PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.geo", "consistency.mode",
-               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "client", "link", "watched",
-               "answer", "lookup", "row_life", "sightings"}  # fmt: skip
+               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest", "snapshot.saving",
+               "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sightings"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 

@@ -16,7 +16,8 @@ class CoreInfo(TypedDict):
     huge_pages: bool  # whether the system grants huge pages to those who ask
     num_shards: int  # logical shards of every table: 1024
 
-class Saved(TypedDict):
+class SavedFile(TypedDict):
+    path: str
     rows: int
     bytes: int  # size of the file
     checksums: dict[str, int]  # tensor -> zlib.crc32 of its bytes
@@ -224,29 +225,6 @@ class Table:
     def keys(self) -> NDArray[np.uint64]:
         """Return every key, grouped by stripe, in order of creation within one."""
 
-    def save(self, path: str, shard_low: int, shard_high: int) -> Saved:
-        """Write the rows of shards ``[shard_low, shard_high)`` to a safetensors file, fsynced, with bounded memory.
-
-        Tensors: ``keys`` U64[n] sorted by shard, ``weights`` F32[n, dim], ``state`` F32[n, state_dim] (absent if 0).
-        Rows created meanwhile are not in it; each row is whole, but rows pushed meanwhile may be before or after their push:
-        stop pushes for a snapshot of one moment. The caller renames the file and fsyncs its directory.
-
-        Raises:
-            OSError: with errno (ENOSPC before anything is written, where the file system can reserve room) and path.
-                No partial file is left. Safe to retry.
-        """
-
-    def load(self, path: str, keep: NDArray[np.bool_], checksums: dict[str, int]) -> int:
-        """Insert the rows of a saved file whose shard is in ``keep`` (bool[1024]); return how many.
-
-        Reads the file twice with bounded memory: nothing is inserted unless header, shapes, lengths, order of shards and
-        checksums are right. Existing rows of the same keys are replaced. Safe to retry.
-
-        Raises:
-            ValueError: the file is damaged, foreign, or does not fit this table: says what and where.
-            OSError: with errno and path.
-        """
-
     @property
     def size(self) -> int:
         """Number of rows."""
@@ -254,6 +232,10 @@ class Table:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory behind rows and index."""
+
+    @property
+    def num_restarts(self) -> int:
+        """How often the epochs of rows began anew: what a Cut knew before that is lost."""
 
     @property
     def dim(self) -> int: ...
@@ -267,3 +249,59 @@ class Table:
 
     @property
     def optimizer(self) -> str: ...
+
+class Cut:
+    """All rows of some tables at one moment, to be written while pulls and pushes go on. Ends when it is dropped.
+
+    Args:
+        tables: no other cut of them is in force.
+        after: of each table, rows that changed in later epochs; 0 takes all.
+
+    Raises:
+        ValueError: a cut of one of the tables is in force.
+    """
+
+    def __init__(self, tables: Sequence[Table], after: Sequence[int]) -> None: ...
+    def write(self, prefixes: Sequence[str], shard_low: int, shard_high: int, file_bytes: int = ...) -> list[list[SavedFile]]:
+        """Write the rows of shards ``[shard_low, shard_high)`` to ``PREFIX-00000.safetensors`` and so on; call it once.
+
+        A file holds ``file_bytes`` of rows at most (64 MB), and two of them are in memory at a time.
+        Tensors: ``keys`` U64[n], ``weights`` F32[n, dim], ``state`` F32[n, state_dim] (absent if 0). Files are fsynced, their
+        directories are not. Pushes wait when copies of rows that change meanwhile fill the side memory.
+
+        Raises:
+            OSError: with errno and path. Finished files stay. ValueError: a weight or state is not finite, cancel() was called, or
+                the disk took nothing for too long.
+        """
+
+    def cancel(self) -> None:
+        """Let write() in another thread fail soon."""
+
+    @property
+    def until(self) -> list[int]:
+        """Of each table, the last epoch that is in the cut: the next delta's ``after``."""
+
+class Load:
+    """Fills a fresh table from files, the newest first. If a call fails, throw the table away.
+
+    Args:
+        keep: ``bool[1024]``: shards whose rows are taken.
+        keep_state: False takes files of another row optimizer too; row state begins anew.
+    """
+
+    def __init__(self, table: Table, keep: NDArray[np.bool_], keep_state: bool = True) -> None: ...
+    def rows(self, path: str, checksums: dict[str, int]) -> int:
+        """Check a file whole, then make its rows that are neither there nor removed; return how many.
+
+        Raises:
+            ValueError: the file is damaged, foreign, or does not fit this table: says what and where. OSError: with errno and path.
+        """
+
+    def drop_shards(self, low: int, high: int) -> None:
+        """Take no more rows of shards ``[low, high)``."""
+
+    def removed(self, path: str, checksums: dict[str, int]) -> None:
+        """Take a file of removed keys (one tensor, ``keys`` U64[n]): older files' rows of these are no more."""
+
+def set_side_memory(bytes: int = ..., patience_s: float = ...) -> None:
+    """Bound the copies of rows that change while they are saved, of this process; and how long a push waits for the disk."""

@@ -22,9 +22,8 @@ from fleet.parameter_server import native, wire
 from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
-from fleet.parameter_server.service import shard_range
 from fleet.parameter_server.sightings import Sightings
-from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.spec import NUM_SHARDS, TableSpec, shard_range
 from fleet.parameter_server.statistics import RoundTrips
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
@@ -153,20 +152,28 @@ class Client:
             self._core.expand(pulled.rows, pulled.inverse, out[start : start + rows])
         return out
 
-    def save(self, directory: str) -> list[dict[str, Any]]:
-        """Let every server write its part of every table below ``directory``; return their answers."""
+    def save(self, ask: dict[str, Any]) -> list[dict[str, Any]]:
+        """Let every server cut a snapshot after all pushes so far, and begin to write it; return their answers."""
         self.flush()
         step = self.step if self.mode.in_order else 0
-        return self._run(lambda: [link.save(directory, step) for link in self._links])
+        return self._run(lambda: [link.save(ask, step) for link in self._links])
 
-    def load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
+    def save_outcome(self, snapshot: str) -> list[dict[str, Any]]:
+        """Return how far every server has come with a snapshot. Any thread may ask."""
+        return self._run(lambda: [link.save({"snapshot": snapshot}, 0) for link in self._links])
+
+    def cancel_save(self, snapshot: str) -> None:
+        """Let every server stop writing a snapshot."""
+        self._run(lambda: [link.save({"snapshot": snapshot, "cancel": True}, 0) for link in self._links])
+
+    def load(self, chain: list[dict[str, Any]], keep_state: bool) -> list[dict[str, int]]:
         """Let every server replace its rows by a snapshot's, once all have verified their part; return rows per table and server.
 
         Raises:
             SnapshotError: a part is missing or damaged, or a table differs; no server changed a row.
         """
         self.flush()
-        return self._run(lambda: self._load(directory, manifest))
+        return self._run(lambda: self._load({"chain": chain, "keep_state": keep_state}))
 
     def shrink(self, below: float) -> int:
         """Let every server evict what has expired, and rows with a score below ``below``; return how many rows went."""
@@ -276,9 +283,9 @@ class Client:
         for slow in self.round_trips.name_slow():
             self.on_slow(slow)
 
-    def _load(self, directory: str, manifest: dict[str, Any]) -> list[dict[str, int]]:
+    def _load(self, ask: dict[str, Any]) -> list[dict[str, int]]:
         try:
-            found = [link.load(directory, manifest) for link in self._links]
+            found = [link.load(ask) for link in self._links]
         except PeerLost:
             raise
         except FleetError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fleet import disk
 from fleet.errors import SnapshotError
-from fleet.parameter_server import snapshot
+from fleet.parameter_server.snapshot import manifest
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # ours -> safetensors'
@@ -47,10 +47,14 @@ def freeze(source: str, directory: str, dtype: str) -> dict[str, Any]:
     """
     os.makedirs(directory, exist_ok=True)
     found = {}
-    for name, table in snapshot.read_manifest(source)["tables"].items():
+    saved = manifest.read(source).manifest
+    if saved["parent"] is not None:
+        fix = f"merge it with what it continues: python -m fleet.parameter_server.snapshot merge {source} DIR"
+        raise SnapshotError("the snapshot is a delta", at=source, fix=fix)
+    for name, table in saved["tables"].items():
         file = f"{quote(name, safe='')}.safetensors"
         spec = TableSpec.from_json(table["spec"])
-        about = _write(os.path.join(directory, file), spec, source, table["files"], dtype)
+        about = _write(os.path.join(directory, file), spec, source, table["parts"], dtype)
         found[name] = {"spec": spec.to_json(), "file": f"tables/{file}", "dtype": dtype, **about}
     disk.sync_directory(directory)
     return found
@@ -125,35 +129,42 @@ def _header(shapes: dict[str, tuple[str, list[int]]], sizes: dict[str, int], met
 
 
 def _chunks(spec: TableSpec, source: str, parts: list[Mapping[str, Any]]) -> Iterator[Chunk]:
-    """Yield a table's rows in the order of their hash: parts hold ranges of shards, and the shard is the hash's top bits."""
+    """Yield a table's rows in the order of their hash: parts hold ranges of shards, and the shard is the hash's top bits.
+
+    Memory: 4 bytes a row of one part, for the order of its shards, and a chunk.
+    """
     most = max(1, CHUNK_BYTES // (4 * spec.dim + 16))
     for part in sorted(parts, key=lambda p: int(p["shards"][0])):
-        path = os.path.join(source, part["file"])
-        tensors = read_safetensors(path)
-        _check(tensors, part, spec, path)
-        keys, weights = tensors["keys"], tensors["weights"]
-        starts = _starts_of_shards(keys, spec.salt)
-        start = 0
-        while start < len(keys):
+        files = [_ByShard(source, file, spec) for file in part["files"]]
+        sums = np.cumsum([0, *sum((np.diff(file.starts) for file in files), np.zeros(NUM_SHARDS, np.int64)).tolist()])
+        low = 0
+        while sums[low] < sums[-1]:
             # As many whole shards as fit; one shard that is larger than that is taken whole.
-            stop = int(starts[np.searchsorted(starts, start + most, side="right") - 1])
-            if stop <= start:
-                stop = int(starts[np.searchsorted(starts, start, side="right")])
-            hashes = hash_of(keys[start:stop], spec.salt)
+            high = max(low + 1, int(np.searchsorted(sums, sums[low] + most, side="right")) - 1)
+            taken = [file.rows(low, high) for file in files]
+            keys, weights = np.concatenate([k for k, _ in taken]), np.concatenate([w for _, w in taken])
+            hashes = hash_of(keys, spec.salt)
             order = np.argsort(hashes)
-            yield Chunk(hashes[order], keys[start:stop][order], weights[start:stop][order])
-            start = stop
+            yield Chunk(hashes[order], keys[order], weights[order])
+            low = high
 
 
-def _starts_of_shards(keys: U64, salt: int) -> NDArray[np.int64]:
-    """Return where each shard begins in keys that are sorted by shard, and their end: int64[1025], by 1024 binary searches."""
-    shards = np.arange(NUM_SHARDS + 1, dtype=np.uint64)
-    low, high = np.zeros(len(shards), np.int64), np.full(len(shards), len(keys), np.int64)
-    while (low < high).any():
-        middle = (low + high) // 2
-        below = hash_of(keys[np.minimum(middle, len(keys) - 1)], salt) >> np.uint64(54) < shards
-        low, high = np.where((low < high) & below, middle + 1, low), np.where((low < high) & ~below, middle, high)
-    return low
+class _ByShard:
+    """A file's rows, shard by shard."""
+
+    def __init__(self, source: str, file: Mapping[str, Any], spec: TableSpec) -> None:
+        path = os.path.join(source, file["file"])
+        tensors = read_safetensors(path)
+        _check(tensors, file, spec, path)
+        self._keys, self._weights = tensors["keys"], tensors["weights"]
+        shards = (hash_of(np.asarray(self._keys), spec.salt) >> np.uint64(54)).astype(np.uint16)
+        self._order = np.argsort(shards, kind="stable").astype(np.uint32)
+        self.starts = np.searchsorted(shards[self._order], np.arange(NUM_SHARDS + 1))
+
+    def rows(self, low: int, high: int) -> tuple[U64, NDArray[np.float32]]:
+        """Return keys and weights of shards [low, high)."""
+        order = self._order[self.starts[low] : self.starts[high]]
+        return self._keys[order], self._weights[order]
 
 
 def read_safetensors(path: str) -> dict[str, NDArray[Any]]:

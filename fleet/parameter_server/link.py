@@ -42,8 +42,8 @@ class Link(Protocol):
     def take_pull(self, outs: list[Values]) -> None: ...
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None: ...
-    def save(self, directory: str, step: int) -> dict[str, Any]: ...
-    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]: ...
+    def save(self, ask: dict[str, Any], step: int) -> dict[str, Any]: ...
+    def load(self, ask: dict[str, Any]) -> dict[str, int]: ...
     def end_load(self, apply: bool) -> None: ...
     def shrink(self, below: float, step: int) -> dict[str, int]: ...
     def status(self) -> dict[str, Any]: ...
@@ -75,11 +75,11 @@ class LocalLink:
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
         self._service.assign(0, self._incarnation, sequence, [(table, keys, values)])
 
-    def save(self, directory: str, step: int) -> dict[str, Any]:
-        return self._service.save(0, directory, step)
+    def save(self, ask: dict[str, Any], step: int) -> dict[str, Any]:
+        return self._service.save(0, ask, step)
 
-    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
-        return self._service.load(directory, manifest)
+    def load(self, ask: dict[str, Any]) -> dict[str, int]:
+        return self._service.load(ask)
 
     def end_load(self, apply: bool) -> None:
         self._service.end_load(apply)
@@ -149,12 +149,11 @@ class SocketLink:
         self._send_sections(head, [section])
         self._retry(self._read_json)
 
-    def save(self, directory: str, step: int) -> dict[str, Any]:
-        found: dict[str, Any] = self._call_json(wire.Header(wire.SAVE, step=step), {"directory": directory}, patient=True)
+    def save(self, ask: dict[str, Any], step: int) -> dict[str, Any]:
+        found: dict[str, Any] = self._call_json(wire.Header(wire.SAVE, step=step), ask, patient=True)
         return found
 
-    def load(self, directory: str, manifest: dict[str, Any]) -> dict[str, int]:
-        ask = {"directory": directory, "manifest": manifest}
+    def load(self, ask: dict[str, Any]) -> dict[str, int]:
         found: dict[str, int] = self._call_json(wire.Header(wire.LOAD), ask, patient=True)
         return found
 

@@ -20,10 +20,11 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
-from fleet.parameter_server import endpoint, native, prometheus, sightings, snapshot, wire
+from fleet.parameter_server import endpoint, native, prometheus, sightings, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
+from fleet.parameter_server.snapshot import manifest
 from fleet.parameter_server.tables import Gradient, Keys, Values
 
 GREETING_S = 10.0  # to prove the secret
@@ -215,12 +216,12 @@ class Server:
             service.consistency.back(head.trainer)
             return {"table": number}
         if head.op == wire.SAVE:
-            return service.save(head.trainer, _directory(ask), head.step)
+            return service.save(head.trainer, ask, head.step)
         if head.op == wire.LOAD:
             if "apply" in ask:
                 service.end_load(bool(ask["apply"]))
                 return {}
-            return service.load(_directory(ask), ask["manifest"])
+            return service.load(ask)
         if head.op == wire.SHRINK:
             return service.shrink(head.trainer, float(ask["below"]), head.step)
         if head.op == wire.STATUS:
@@ -313,12 +314,6 @@ class _Sender:
         self._parts, self._held = [], 0
 
 
-def _directory(ask: dict[str, Any]) -> str:
-    """Return the directory of a request; a relative one would lie below wherever the server was started."""
-    found = ask["directory"]
-    if not isinstance(found, str) or not os.path.isabs(found):
-        raise wire.WireError(f"directory must be an absolute path, got {found!r}")
-    return found
 
 
 def _numeric(sections: list[wire.Section]) -> list[tuple[wire.Section, Keys, Values]]:
@@ -375,7 +370,7 @@ def _carry_on(service: Service, directory: str) -> None:
         checkpoint = recovery.read_plan(directory).checkpoint
         if checkpoint:
             tables = os.path.join(checkpoint, "tables")
-            service.resume(tables, snapshot.read_manifest(tables))
+            service.resume(manifest.chain(tables))
         where = f"carries on from {os.path.basename(checkpoint)}" if checkpoint else "has no snapshot: every row begins anew"
         lost = service.ledger.lost(service.tables.applied) or "nothing"
         line = f"server {service.server} was started again and {where}; lost: {lost}"

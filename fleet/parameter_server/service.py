@@ -6,28 +6,19 @@ import os
 import secrets
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
-import numpy as np
-
-from fleet import __version__, disk, logger
-from fleet.errors import ConfigError, SnapshotError, TableError
+from fleet import __version__, logger
+from fleet.errors import ConfigError, TableError
 from fleet.parameter_server import consistency
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
-from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
+from fleet.parameter_server.snapshot.loading import Staged, stage
+from fleet.parameter_server.snapshot.manifest import Link
+from fleet.parameter_server.snapshot.saving import Saver
+from fleet.parameter_server.spec import shard_range
 from fleet.parameter_server.statistics import Statistics
 from fleet.parameter_server.tables import Gradient, Keys, Tables, Values
-
-
-class Staged(NamedTuple):
-    """One server's part of a snapshot, read and verified."""
-
-    rows: list[Any]  # core.Table, by number
-    steps: list[int]
-    applied: dict[int, tuple[int, int]]
-    step: int
 
 
 class Service:
@@ -46,11 +37,13 @@ class Service:
         self.incarnations: dict[int, int] = {}  # of the trainers that are connected, where that is known
         self._mode: tuple[Mode, float] | None = None
         self._consistency: consistency.Consistency | None = None
+        self._saver = Saver(self.tables, self.num_servers)
         self._staged: Staged | None = None  # a snapshot that was read and is not in force yet
         self._life = secrets.token_hex(8)  # tells these rows from others in their place
 
     def clear(self) -> None:
         """Forget everything: another job begins."""
+        self._saver.stop()
         self._begin(self.tables.world_size)
 
     @property
@@ -134,75 +127,62 @@ class Service:
                 for table, keys, values in parts:
                     self.tables.assign(table, keys, values)
 
-    def save(self, trainer: int, directory: str, step: int) -> dict[str, Any]:
-        """Write this server's part of every table below ``directory``; return what the manifest needs.
+    def save(self, trainer: int, ask: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Begin a snapshot once ``step`` steps are applied (with a directory), ask for its outcome, or cancel it.
 
         Raises:
-            SnapshotError: the disk refused; no partial file of this server is left. Safe to retry.
+            SnapshotError: it could not be written. Safe to retry with a new one.
         """
-        self.consistency.wait(trainer, step)
-        low, high = shard_range(self.server, self.num_servers)
-        files = {}
-        for spec, rows, steps in zip(self.tables.specs, self.tables.rows, self.tables.steps, strict=True):
-            file = f"{quote(spec.name, safe='')}/part-{self.server:04d}-of-{self.num_servers:04d}.safetensors"
-            path = os.path.join(directory, file)
-            try:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                written = rows.save(path, low, high)
-                disk.sync_directory(os.path.dirname(path))
-            except OSError as error:
-                raise SnapshotError(
-                    f"server {self.server} cannot write table {spec.name!r}: {error.strerror}",
-                    at=path,
-                    fix="free space or give another directory; the last snapshot is as it was",
-                ) from None
-            files[spec.name] = {"file": file, "shards": [low, high], **written, "steps": steps}
-        return {"files": files, "applied": {str(t): list(v) for t, v in self.tables.applied.items()}}
+        snapshot = str(ask["snapshot"])
+        if "directory" in ask:
+            directory, parent = ask["directory"], ask["parent"]
+            if not isinstance(directory, str) or not os.path.isabs(directory):  # relative to wherever the server was started?
+                raise ValueError(f"directory must be an absolute path, got {directory!r}")
+            self.consistency.wait(trainer, step)
+            delta = bool(ask["delta"])
+            parent = None if parent is None else str(parent)
+            return self._saver.begin(directory, snapshot, parent, delta, lambda: self.consistency.step)
+        if ask.get("cancel"):
+            self._saver.cancel(snapshot)
+            return {}
+        return self._saver.outcome(snapshot)
 
-    def load(self, directory: str, manifest: Mapping[str, Any]) -> dict[str, int]:
+    def load(self, ask: Mapping[str, Any]) -> dict[str, int]:
         """Read and verify this server's part of a snapshot; return rows per table. Nothing changes before :meth:`end_load`.
 
         Raises:
             SnapshotError: a file is missing or damaged, or a table differs.
         """
         self._staged = None
-        low, high = shard_range(self.server, self.num_servers)
-        keep = np.zeros(NUM_SHARDS, dtype=bool)
-        keep[low:high] = True
-        fresh = []
-        for spec in self.tables.specs:
-            self._check_fits(spec, manifest["tables"].get(spec.name), directory)
-            table = spec.make(self.tables.core, high - low)
-            steps = max(f["steps"] for f in manifest["tables"][spec.name]["files"])
-            table.step = steps or int(manifest["step"])  # before its rows: they count as pushed to at this step
-            for part in manifest["tables"][spec.name]["files"]:
-                if part["shards"][0] < high and low < part["shards"][1]:
-                    _load_part(table, os.path.join(directory, part["file"]), keep, part["checksums"])
-            fresh.append(table)
-        steps_of = [max(f["steps"] for f in manifest["tables"][s.name]["files"]) for s in self.tables.specs]
-        applied = {int(t): (int(v[0]), int(v[1])) for t, v in manifest["applied"].items()}
+        specs = list(self.tables.specs)
+        staged = stage(self.tables.core, specs, self.server, self.num_servers, ask["chain"], bool(ask["keep_state"]))
         # A life later than the one that speaks here: the clock was set back since. It is no earlier life for all that.
-        applied = {t: v for t, v in applied.items() if v[0] <= self.incarnations.get(t, v[0])}
-        self._staged = Staged(fresh, steps_of, applied, int(manifest["step"]))
-        return {spec.name: table.size for spec, table in zip(self.tables.specs, fresh, strict=True)}
+        applied = {t: v for t, v in staged.applied.items() if v[0] <= self.incarnations.get(t, v[0])}
+        self._staged = staged._replace(applied=applied)
+        return {spec.name: table.size for spec, table in zip(specs, staged.rows, strict=True)}
 
     def end_load(self, apply: bool) -> None:
         """Put what was read in force, once every server has read its part, or forget it. Without a part read it does nothing."""
         staged, self._staged = self._staged, None
         if staged is not None and apply:
-            self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
-            if self._consistency is not None:
-                self._consistency.restart(staged.step)
+            with self.tables.at_rest():
+                self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
+                self._saver.loaded(staged.id, staged.rows)
+                if self._consistency is not None:
+                    self._consistency.restart(staged.step)
 
-    def resume(self, directory: str, manifest: Mapping[str, Any]) -> None:
+    def resume(self, chain: list[Link]) -> None:
         """Make a snapshot's tables and take up this server's part, before any trainer has spoken.
+
+        Args:
+            chain: the snapshot and those that it continues, newest first.
 
         Raises:
             SnapshotError: a file is missing or damaged.
         """
-        for table in manifest["tables"].values():
+        for table in chain[0].manifest["tables"].values():
             self.tables.open(table["spec"])
-        self.load(directory, manifest)
+        self.load({"chain": [link._asdict() for link in chain], "keep_state": True})
         self.end_load(apply=True)
 
     def shrink(self, trainer: int, below: float, step: int) -> dict[str, int]:
@@ -221,17 +201,6 @@ class Service:
         told = {"step": mode.step if mode else 0, "staleness": mode.largest_staleness if mode else None}
         return {**found, **told, **self.statistics.status()}
 
-    def _check_fits(self, spec: TableSpec, saved: Mapping[str, Any] | None, directory: str) -> None:
-        if saved is None:
-            raise SnapshotError(f"the snapshot holds no table {spec.name!r}", at=directory, fix="load the snapshot of this model")
-        old = TableSpec.from_json(saved["spec"])
-        if old != spec:
-            raise SnapshotError(
-                f"the snapshot's table {spec.name!r} has {old.differs(spec)}",
-                at=directory,
-                fix="load it with the model, optimizer and strategy that it was saved with",
-            )
-
 
 def _said(mode: tuple[Mode, float] | None) -> str:
     assert mode is not None  # the lock above set it
@@ -245,17 +214,3 @@ def _check_counters(*counters: int) -> None:
         if not 1 <= counter < 1 << 63:
             fix = "count sequences and steps from 1"
             raise TableError(f"a sequence or step of {counter}", at="PUSH or ASSIGN", fix=fix)
-
-
-def shard_range(server: int, num_servers: int) -> tuple[int, int]:
-    """Return the shards [low, high) that a server holds."""
-    return server * NUM_SHARDS // num_servers, (server + 1) * NUM_SHARDS // num_servers
-
-
-def _load_part(table: Any, path: str, keep: Any, checksums: Mapping[str, int]) -> None:
-    try:
-        table.load(path, keep, dict(checksums))
-    except (OSError, ValueError) as error:
-        fix = "take the checkpoint before this one; copy the files again if they were copied"
-        raise SnapshotError(f"cannot load a table: {error}", at=path, fix=fix) from None
-

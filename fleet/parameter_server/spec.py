@@ -117,3 +117,8 @@ def _check_name(name: str) -> None:
     if not name or name in (".", "..") or len(quote(name, safe="")) > MAX_NAME:
         fix = f"give a name of 1 to {MAX_NAME} letters that is neither . nor .."
         raise TableError(f"{name[:300]!r} cannot be the name of a table", at="TABLE", fix=fix)
+
+
+def shard_range(server: int, num_servers: int) -> tuple[int, int]:
+    """Return the shards [low, high) that a server holds."""
+    return server * NUM_SHARDS // num_servers, (server + 1) * NUM_SHARDS // num_servers

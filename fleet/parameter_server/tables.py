@@ -6,8 +6,9 @@ here and saved with a snapshot, so that a retry is never applied twice and a res
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +102,16 @@ class Tables:
         with self._guard:
             lock = self._turn.setdefault(trainer, threading.Lock())
         return PushTurn(self, lock, trainer, incarnation, sequence)
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Hold back every trainer's pushes, once those under way are applied: what is read inside is of one moment."""
+        with self._guard:
+            turns = [self._turn.setdefault(trainer, threading.Lock()) for trainer in range(self.world_size)]
+        with contextlib.ExitStack() as held:
+            for turn in turns:
+                held.enter_context(turn)
+            yield
 
     def check(self, gradient: Gradient, trainer: int) -> None:
         """Refuse a gradient that does not fit its table or holds NaN or infinity; nothing was changed.

@@ -10,9 +10,12 @@ import numpy as np
 
 from fleet import disk
 from fleet.errors import ConfigError, SnapshotError
-from fleet.parameter_server import report, snapshot
+from fleet.parameter_server import report
 from fleet.parameter_server.local_copies import LocalCopies
 from fleet.parameter_server.session import Session
+from fleet.parameter_server.snapshot import manifest, trainer
+from fleet.parameter_server.snapshot.manifest import parent_of
+from fleet.parameter_server.snapshot.trainer import Saving
 
 if TYPE_CHECKING:
     from fleet.parameter_server.dense import Dense
@@ -29,6 +32,7 @@ class Weights:
     def __init__(self, session: Session, embeddings: dict[str, Embedding]) -> None:
         self._session, self._embeddings = session, embeddings
         self.dense: Dense | None = None  # the dense parameters, where they live on the servers
+        self._newest: manifest.Link | None = None  # of this job's checkpoints
 
     def stats(self) -> dict[str, Any]:
         """Return what the servers count."""
@@ -53,21 +57,44 @@ class Weights:
         self.flush()
         return self._session.client.shrink(float(below or 0))
 
-    def save(self, directory: str) -> None:
-        """Let the servers write a snapshot; one trainer calls it, after all have flushed."""
-        snapshot.save(self._session.client, directory)
+    def begin_save(self, directory: str, delta: bool, home: str) -> Saving:
+        """Let the servers cut a snapshot and write it while training goes on; one trainer calls it, after all have flushed.
 
-    def load(self, directory: str) -> None:
+        Args:
+            delta: write only what changed since the newest snapshot of this job, if there is one.
+            home: where the directory will be in the end.
+        """
+        parent = parent_of(self._newest) if self._newest is not None else None
+        return Saving(self._session.client, directory, parent, delta and parent is not None, home)
+
+    def stands(self, directory: str) -> None:
+        """Take note that a snapshot is where it will stay: the next delta continues it."""
+        self._newest = manifest.read(directory)
+
+    def save(self, directory: str) -> None:
+        """Let the servers write a snapshot that needs no other; one trainer calls it, after all have flushed."""
+        self.begin_save(directory, False, directory).wait()
+
+    def chain(self, directory: str) -> list[str]:
+        """Return the directories of a snapshot and of those that it continues.
+
+        Raises:
+            SnapshotError: one is missing, damaged, or not the one that the delta after it was made from.
+        """
+        return [link.directory for link in manifest.chain(directory)]
+
+    def load(self, directory: str, keep_state: bool = True) -> None:
         """Let the servers take up a snapshot; one trainer calls it, then all call :meth:`restart`.
 
         Raises:
             SnapshotError: it is missing, damaged, or of other tables; the rows are as they were.
         """
-        snapshot.load(self._session.client, directory)
+        trainer.load(self._session.client, directory, keep_state)
 
     def restart(self, directory: str) -> None:
         """Go on at the step of a snapshot that the servers have taken up."""
-        self._session.restart(int(snapshot.read_manifest(directory)["step"]))
+        self._newest = None
+        self._session.restart(int(manifest.read(directory).manifest["step"]))
 
     @property
     def pushes(self) -> int:

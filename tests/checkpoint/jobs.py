@@ -169,6 +169,7 @@ def save_twice(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         names = []
         for _ in range(2):
             ckpt.save()
+            ckpt.wait()
             names.append(sorted(os.listdir(directory)))
             fleet.barrier()
         return names
@@ -203,6 +204,7 @@ def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, keep=1)
         steps(model, optimizer, schedule)
         ckpt.save()
+        ckpt.wait()
         names = [sorted(os.listdir(directory))]
         steps(model, optimizer, schedule, 1)
         filler = os.path.join(directory, "filler")
@@ -214,6 +216,7 @@ def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         error = None
         try:
             ckpt.save()
+            ckpt.wait()
         except fleet.errors.SnapshotError as caught:
             error = str(caught)
         fleet.barrier()
@@ -223,6 +226,7 @@ def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         fleet.barrier()
         steps(model, optimizer, schedule, 1)
         ckpt.save()
+        ckpt.wait()
         names.append(sorted(os.listdir(directory)))
         fleet.barrier()
         return error, names

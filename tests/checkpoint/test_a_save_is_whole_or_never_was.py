@@ -61,6 +61,7 @@ optimizer = fleet.distributed_optimizer(inner, strategy=fleet.DistributedStrateg
 ckpt = fleet.Checkpointer(directory, model=net, optimizer=optimizer, keep=1)
 print("resumes", ckpt.restore(), ckpt.step)
 ckpt.save()
+ckpt.wait()
 leftovers = [n for n in os.listdir(directory) if not n.startswith("step-")]
 print("leftovers", leftovers)
 calls = 0
@@ -80,6 +81,7 @@ optimizer.step()
 if moment % 2:
     ckpt.step -= 1  # saved again at the same step
 ckpt.save()
+ckpt.wait()
 print("calls", calls)
 """
 

@@ -136,6 +136,18 @@ def table(dim: int = 4, optimizer: str = "adagrad", **changes: Any) -> Any:
     return core.Table(**{**given, **changes})
 
 
+def save(rows: Any, prefix: object, low: int = 0, high: int = 1024, after: int = 0, **size: int) -> list[dict[str, Any]]:
+    """Write the rows that changed after an epoch to files of this prefix; return what describes them."""
+    files: list[dict[str, Any]] = core.Cut([rows], [after]).write([str(prefix)], low, high, **size)[0]
+    return files
+
+
+def load(rows: Any, files: list[dict[str, Any]], keep: Any = None, keep_state: bool = True) -> int:
+    """Fill a fresh table from files; return how many rows were made."""
+    loading = core.Load(rows, np.ones(1024, np.bool_) if keep is None else keep, keep_state)
+    return sum(loading.rows(file["path"], file["checksums"]) for file in files)
+
+
 def pulled(rows: Any, ids: U64, create: bool = False) -> F32:
     out = np.full((len(ids), rows.dim), np.nan, np.float32)
     rows.pull(ids, out, create)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core_oracle import pulled, random_ids, table
+from core_oracle import pulled, random_ids, save, table
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def test_disk_full(small_disk: Path) -> None:
     pulled(rows, ids, create=True)
     path = small_disk / "part"
     with pytest.raises(OSError) as caught:
-        rows.save(str(path), 0, 1024)
-    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
+        save(rows, path)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == f"{path}-00000.safetensors"
     assert os.listdir(small_disk) == [] and rows.size == 20_000
-    assert rows.save(str(path), 0, 16)["rows"] > 0  # what fits is saved
+    assert save(rows, path, 0, 16)[0]["rows"] > 0  # what fits is saved
 
 
 def test_file_size_limit(tmp_path: Path) -> None:
@@ -44,8 +44,8 @@ def test_file_size_limit(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError) as caught:
-            rows.save(str(path), 0, 1024)
+            save(rows, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert caught.value.errno == errno.EFBIG and not path.exists()
-    assert rows.load is not None and np.isfinite(rows.read(rows.keys())[1]).all()
+    assert caught.value.errno == errno.EFBIG and list(tmp_path.iterdir()) == []
+    assert np.isfinite(rows.read(rows.keys())[1]).all()

@@ -1,8 +1,7 @@
-"""Pulls, pushes, saves and sizes from many threads: sums are exact, rows are whole, nothing waits for ever."""
+"""Pulls, pushes and sizes from many threads: sums are exact, rows are whole, nothing waits for ever."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,33 +51,6 @@ def test_rows_are_created_once() -> None:
 
     run(*[work] * 6)
     assert sum(created) == rows.size == 20_000
-
-
-def test_saving_while_rows_come_and_change(tmp_path: object) -> None:
-    rows = table(4, "sgd", initializer="constant", init_args=(0.0, 0.0))
-    rows.pull(np.arange(10_000, dtype=np.uint64), np.empty((10_000, 4), np.float32), True)
-    done = threading.Event()
-
-    def push() -> None:
-        at = 10_000
-        while not done.is_set() and at < 2_000_000:
-            fresh = np.arange(at - 5000, at + 500, dtype=np.uint64)
-            rows.push(fresh, np.full((5500, 4), -1.0, np.float32), 1.0, 1)
-            at += 500
-
-    def save() -> None:
-        try:
-            for i in range(5):
-                path = f"{tmp_path}/{i}.safetensors"
-                saved = rows.save(path, 0, 1024)
-                again = table(4, "sgd")
-                assert again.load(path, np.ones(1024, bool), saved["checksums"]) == saved["rows"] >= 10_000
-                weights = again.read(again.keys())[1]
-                assert (weights == weights[:, :1]).all()
-        finally:
-            done.set()
-
-    run(push, save)
 
 
 def test_flush_denormals_is_of_one_thread() -> None:

@@ -1,8 +1,5 @@
-// A table against std::map, at every SIMD level, with threads; then through a file and back, damaged and whole.
-#include <unistd.h>
-
+// A table against std::map, at every SIMD level, with threads.
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <random>
@@ -11,7 +8,6 @@
 
 #include "check.h"
 #include "kernels.h"
-#include "snapshot.h"
 #include "table.h"
 
 using namespace fleet;
@@ -161,45 +157,13 @@ void threads_share_a_table() {
   CHECK(table.size() <= 3000 && table.size() > 2900);
 }
 
-void files_come_back(const std::string& path) {
-  Table table(schema_of(7, "adam"), 16);
-  std::mt19937_64 random(9);
-  const std::vector<uint64_t> ids = random_ids(random, 3000, ~uint64_t{0});
-  const std::vector<float> grads(3000 * 7, 0.5f);
-  size_t nonfinite = 0;
-  CHECK(table.push(ids.data(), 3000, grads.data(), 0.1f, 1, &nonfinite).ok());
-  Saved saved;
-  CHECK(save_table(table, path, 0, kNumShards, &saved).ok() && saved.rows == 3000);
-  std::vector<char> keep(kNumShards, 1);
-  Table again(schema_of(7, "adam"), 1);
-  uint64_t rows = 0;
-  CHECK(load_table(again, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows).ok() && rows == 3000);
-  std::ifstream file(path, std::ios::binary);
-  std::string whole((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  CHECK(whole.size() == saved.bytes);
-  for (size_t i = 0; i < 300; ++i) {
-    std::string bad = whole;
-    if (i % 2 == 0) {
-      bad.resize(random() % whole.size());
-    } else {
-      bad[i < 150 ? random() % 400 : random() % whole.size()] ^= static_cast<char>(1 + random() % 255);
-    }
-    std::ofstream(path, std::ios::binary) << bad;
-    Table empty(schema_of(7, "adam"), 16);
-    const Status status = load_table(empty, path, reinterpret_cast<bool*>(keep.data()), saved.checksums, &rows);
-    CHECK(status.ok() ? empty.size() == 3000 : status.kind == Status::kDamaged && empty.size() == 0 && !status.text.empty());
-  }
-  ::unlink(path.c_str());
-}
-
 }  // namespace
 
-int main(int, char** arguments) {
+int main() {
   for (size_t dim : {1, 8, 16, 19}) sgd_equals_a_map(dim);
   for (size_t dim : {1, 3, 8, 16, 17, 32, 50}) every_optimizer_at_every_level(dim);
   for (bool scored : {false, true}) rows_say_when_they_changed(scored);
   nonfinite_gradients_change_nothing();
   threads_share_a_table();
-  files_come_back(std::string(arguments[0]) + ".snapshot");
   return 0;
 }

@@ -42,9 +42,13 @@ def read_only() -> np.ndarray:
         (lambda t: t.push(IDS, W, 0.1, 0), ValueError, "step must be >= 1"),
         (lambda t: t.assign(IDS, W[:1]), ValueError, r"weights must be float32\[3, 4\]"),
         (lambda t: t.read(W), TypeError, "ids must be"),
-        (lambda t: t.save("/nowhere", 5, 5), ValueError, "not a range"),
-        (lambda t: t.save("/nowhere", 0, 1025), ValueError, "not a range"),
-        (lambda t: t.load("/nowhere", np.ones(1023, bool), {}), ValueError, r"keep must be bool\[1024\]"),
+        (lambda t: core.Cut([t], [0]).write(["/nowhere"], 5, 5), ValueError, "not a range"),
+        (lambda t: core.Cut([t], [0]).write(["/nowhere"], 0, 1025), ValueError, "not a range"),
+        (lambda t: core.Cut([t], [0]).write([], 0, 1024), ValueError, "one entry a table"),
+        (lambda t: core.Cut([t], []), ValueError, "one epoch a table"),
+        (lambda t: core.Cut([t, t], [0, 0]), ValueError, "is named twice"),
+        (lambda t: core.Load(t, np.ones(1023, bool)), ValueError, r"keep must be bool\[1024\]"),
+        (lambda t: core.Load(t, np.ones(1024, bool)).drop_shards(3, 2), ValueError, "a range"),
     ],
 )
 def test_table_calls(call: Callable[[Any], Any], kind: type[Exception], text: str) -> None:

@@ -17,12 +17,13 @@ from servers import IMPATIENT, SECRET, Servers, spec, stop
 
 from fleet import logger, recovery
 from fleet.errors import ConfigError, PeerLost
-from fleet.parameter_server import snapshot, watched, wire
+from fleet.parameter_server import watched, wire
 from fleet.parameter_server.client import Client, RowGradient
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import MAX_ENTRIES, Ledger
 from fleet.parameter_server.link import SocketLink
 from fleet.parameter_server.session import _agree_on_servers
+from fleet.parameter_server.snapshot import trainer
 
 KEYS = np.arange(1, 9, dtype=np.uint64)
 
@@ -65,7 +66,7 @@ def carrying_on(servers: Servers) -> Client:
 
 def save(client: Client, tmp_path: Path) -> None:
     """Make a snapshot, and note it in the run as a checkpoint's."""
-    snapshot.save(client, str(tmp_path / "ckpt/tables"))
+    trainer.save(client, str(tmp_path / "ckpt/tables"))
     recovery.Recovery(str(tmp_path), 0, False).plan(on_server_loss="carry_on", checkpoint=str(tmp_path / "ckpt"))
 
 
@@ -239,11 +240,11 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
         before = Client(servers.links(incarnation=2**60), Mode("async"), 20)
         before.open(spec())
         push(before)
-        snapshot.save(before, str(tmp_path))
+        trainer.save(before, str(tmp_path))
     with Servers(1) as servers:
         now = Client(servers.links(incarnation=5), Mode("async"), 20)
         now.open(spec())
-        snapshot.load(now, str(tmp_path))
+        trainer.load(now, str(tmp_path))
         push(now)
         assert value(now) == {-1.0}
         now.close()

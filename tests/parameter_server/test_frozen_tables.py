@@ -13,7 +13,7 @@ from servers import spec
 from fleet.errors import SnapshotError, TableError
 from fleet.parameter_server import freeze, native
 from fleet.parameter_server.frozen import FrozenTable
-from fleet.parameter_server.service import shard_range
+from fleet.parameter_server.spec import shard_range
 
 DIM = 5
 
@@ -29,12 +29,19 @@ def table(n: int, **changes: Any) -> tuple[Any, Any, Any]:
     return about, rows, keys
 
 
+def saved(rows: Any, directory: Path, stem: str, low: int = 0, high: int = 1024) -> list[dict[str, Any]]:
+    """Write the rows of some shards as a server does; return what the manifest says of the files."""
+    (files,) = native.load().Cut([rows], [0]).write([str(directory / stem)], low, high)
+    return [{**file, "file": Path(file["path"]).name} for file in files]
+
+
 def frozen(directory: Path, about: Any, rows: Any, servers: int = 1, dtype: str = "float32") -> FrozenTable:
     directory.mkdir()
     parts = []
     for s in range(servers):
         low, high = shard_range(s, servers)
-        parts.append({"file": f"part-{s}", "shards": [low, high], **rows.save(str(directory / f"part-{s}"), low, high)})
+        parts.append({"shards": [low, high], "rows": 0, "files": saved(rows, directory, f"part-{s}", low, high)})
+        parts[-1]["rows"] = sum(file["rows"] for file in parts[-1]["files"])
     written = freeze._write(str(directory / "t"), about, str(directory), parts[::-1], dtype)
     return FrozenTable(str(directory), {"spec": about.to_json(), "file": "t", "dtype": dtype, **written})
 
@@ -108,14 +115,15 @@ def test_a_damaged_index_reads_nothing_outside(tmp_path: Path) -> None:
 def test_a_damaged_part_of_the_snapshot(tmp_path: Path) -> None:
     about, rows, _ = table(1000)
     frozen(tmp_path / "p", about, rows)
-    path = tmp_path / "p" / "part-0"
-    good = {"file": "part-0", "shards": [0, 1024], **rows.save(str(path), 0, 1024)}
+    path = tmp_path / "p" / "part-0-00000.safetensors"
+    (file,) = saved(rows, tmp_path / "p", "part-0")
+    good = {"shards": [0, 1024], "rows": 1000, "files": [file]}
     path.write_bytes(path.read_bytes()[:-3000] + bytes(3000))
-    good["rows"] += 1
+    good["rows"] = file["rows"] = 1001
     with pytest.raises(SnapshotError, match="does not hold 1001 rows"):
         freeze._write(str(tmp_path / "x"), about, str(tmp_path / "p"), [good], "float32")
-    good["rows"] -= 1
-    rows.save(str(path), 0, 1024)
+    good["rows"] = file["rows"] = 1000
+    saved(rows, tmp_path / "p", "part-0")
     data = bytearray(path.read_bytes())
     data[600] ^= 1  # among the keys
     path.write_bytes(data)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from servers import Servers, spec
 
+from fleet.parameter_server.snapshot import trainer
+
 
 def test_no_paddle_in_a_server_that_has_worked(tmp_path: Path) -> None:
     with Servers(1, world_size=1) as servers:
@@ -16,7 +18,7 @@ def test_no_paddle_in_a_server_that_has_worked(tmp_path: Path) -> None:
         ids = np.arange(10, dtype=np.uint64)
         pulled = client.pull([(table, ids)], create=True).result()[0]
         client.assign(table, pulled.keys, pulled.rows)
-        client.save(str(tmp_path))
+        trainer.save(client, str(tmp_path))
         maps = Path(f"/proc/{servers.processes[0].pid}/maps").read_text()
         assert "_core." in maps and "paddle" not in maps
         client.close()

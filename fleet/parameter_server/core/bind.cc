@@ -15,6 +15,7 @@
 #include "memory_limit.h"
 #include "batch.h"
 #include "bind_pool.h"
+#include "bind_snapshot.h"
 #include "bind_table.h"
 #include "denormals.h"
 #include "frozen.h"
@@ -284,6 +285,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("unique_all", &unique_all, py::arg("batches"), py::arg("server_of_shard"), py::arg("num_servers"));
   bind_pool(module);
   bind_table(module);
+  bind_snapshot(module);
 }
 
 }  // namespace fleet::python

@@ -13,7 +13,6 @@
 #include "arrays.h"
 #include "kernels.h"
 #include "bind_life.h"
-#include "snapshot.h"
 #include "table.h"
 
 namespace fleet::python {
@@ -133,7 +132,7 @@ void widen(const py::handle& values_, const py::handle& out_, const std::string&
   kernels().load_numbers(number, from, count, to);
 }
 
-std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
+std::shared_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
                                   std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes,
                                   const std::map<std::string, double>& life, const std::string& weights, const std::string& state) {
   constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
@@ -155,7 +154,7 @@ std::unique_ptr<Table> make_table(int64_t dim, const std::string& optimizer, con
     throw py::value_error("a row of " + std::to_string(schema.row_bytes()) + " bytes (dim " + std::to_string(dim) + ", " + optimizer +
                           ") is above the limit of " + std::to_string(Rows::kMaxRowBytes));
   }
-  return std::make_unique<Table>(schema, static_cast<uint32_t>(stripes));
+  return std::make_shared<Table>(schema, static_cast<uint32_t>(stripes));
 }
 
 uint64_t pull(Table& self, const py::handle& ids_, const py::handle& out_, bool create) {
@@ -281,38 +280,6 @@ py::array keys(Table& self) {
   return result;
 }
 
-py::dict save(Table& self, const std::string& path, int64_t shard_low, int64_t shard_high) {
-  if (shard_low < 0 || shard_high <= shard_low || shard_high > int64_t{kNumShards}) {
-    throw py::value_error("shards [" + std::to_string(shard_low) + ", " + std::to_string(shard_high) + ") are not a range in [0, 1024)");
-  }
-  Saved saved;
-  Status status;
-  {
-    const py::gil_scoped_release released;
-    status = save_table(self, path, static_cast<uint32_t>(shard_low), static_cast<uint32_t>(shard_high), &saved);
-  }
-  raise_if(status, path);
-  py::dict result;
-  result["rows"] = saved.rows;
-  result["bytes"] = saved.bytes;
-  result["checksums"] = saved.checksums;
-  return result;
-}
-
-uint64_t load(Table& self, const std::string& path, const py::handle& keep_, const std::map<std::string, uint32_t>& checksums) {
-  const py::array keep = take<bool>(keep_, "keep", {kNumShards});
-  const bool* shards = in<bool>(keep);
-  uint64_t num_rows = 0;
-  Status status;
-  {
-    const py::gil_scoped_release released;
-    status = load_table(self, path, shards, checksums, &num_rows);
-  }
-  if (status.kind == Status::kDamaged) status.text = path + ": " + status.text;
-  raise_if(status, path);
-  return num_rows;
-}
-
 }  // namespace
 
 void bind_table(py::module_& module) {
@@ -320,7 +287,7 @@ void bind_table(py::module_& module) {
   module.def("narrow", &narrow, py::arg("values"), py::arg("out"), py::arg("dtype"));
   module.def("widen", &widen, py::arg("values"), py::arg("out"), py::arg("dtype"));
   const auto released = py::call_guard<py::gil_scoped_release>();
-  py::class_<Table>(module, "Table")
+  py::class_<Table, std::shared_ptr<Table>>(module, "Table")
       .def(py::init(&make_table), py::kw_only(), py::arg("dim"), py::arg("optimizer"), py::arg("hyper"), py::arg("initializer"),
            py::arg("init_args"), py::arg("seed"), py::arg("salt"), py::arg("stripes") = 16,
            py::arg("life") = std::map<std::string, double>{}, py::arg("weights") = "float32", py::arg("state") = "float32")
@@ -335,10 +302,9 @@ void bind_table(py::module_& module) {
       .def("room_to_pull", &room_to_pull, py::arg("ids"))
       .def("set_evicts_when_full", &Table::set_evicts_when_full, py::arg("evicts"))
       .def_property("step", &Table::step, &Table::set_step)
-      .def("save", &save, py::arg("path"), py::arg("shard_low"), py::arg("shard_high"))
-      .def("load", &load, py::arg("path"), py::arg("keep"), py::arg("checksums"))
       .def_property_readonly("size", py::cpp_function(&Table::size, released))
       .def_property_readonly("memory_bytes", py::cpp_function(&Table::memory_bytes, released))
+      .def_property_readonly("num_restarts", &Table::num_restarts)
       .def_property_readonly("dim", [](const Table& self) { return self.schema().dim; })
       .def_property_readonly("state_dim", [](const Table& self) { return self.schema().state_dim(); })
       .def_property_readonly("row_bytes", [](const Table& self) { return self.schema().row_bytes(); })

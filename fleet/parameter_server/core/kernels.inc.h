@@ -69,7 +69,7 @@ inline char* first_candidate(const Stripe& stripe, uint64_t hash) {
 #include "numbers.inc.h"
 
 // Called before a row is changed, and right after it was created: nothing else may write into a row.
-inline void before_change(const Run& run, char* row) { Stripe::set_epoch(row, run.stripe.epoch); }
+inline void before_change(const Run& run, char* row) { run.stripe.before_change(run.schema, row); }
 
 inline void write_initial_state(const Schema& schema, char* state) {
   const float value = schema.initial_state();

@@ -52,8 +52,8 @@ struct Schema {
   bool is_float32() const { return weights == Number::kFloat32 && state == Number::kFloat32; }
   // Floats of memory that work on one row needs: its changed gradient; weights and state as floats.
   size_t scratch_floats() const { return is_float32() ? (changes_gradients() ? dim : 0) : 2 * dim + state_dim(); }
-  // What a snapshot holds of a row: key, weights, state.
-  size_t saved_bytes() const { return 8 + weights_bytes() + state_bytes(); }
+  // What a snapshot holds of a row: key, weights, state, and what row life needs.
+  size_t saved_bytes() const { return 8 + weights_bytes() + state_bytes() + life.life_bytes() + (life.ages() ? 2 : 0); }
 
   const char* optimizer_name() const { return optimizer->name; }
   float initial_state() const { return optimizer->initial_state < 0 ? 0.0f : constants[optimizer->initial_state]; }

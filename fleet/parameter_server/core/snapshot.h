@@ -1,32 +1,88 @@
-// A table's rows in a safetensors file, and back. Bounded memory in both directions: 64 MB of buffers and some.
+// Tables in files and back.
 //
-//   keys    U64[n]             sorted by logical shard
-//   weights F32[n, dim]
-//   state   F32[n, state_dim]  absent if state_dim is 0
-//   metadata: format, optimizer, dim, state_dim, salt, shard_low, shard_high
+// Saving is a cut and a writing. The cut takes all rows of several tables at one moment, in microseconds; the writing streams them
+// to files while pulls and pushes go on. Memory: two buffers of `file_bytes`, and SideMemory's bound for rows that change meanwhile.
+// A table's rows lie in as many files as it takes, in no order; row_file.h says how.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "status.h"
 #include "table.h"
 
 namespace fleet {
 
-struct Saved {
+constexpr size_t kFileBytes = size_t{64} << 20;  // of rows in one file, if nobody says otherwise
+
+struct SavedFile {
+  std::string path;
   uint64_t rows = 0;
   uint64_t bytes = 0;                         // of the file
   std::map<std::string, uint32_t> checksums;  // tensor -> CRC-32 of its bytes
 };
 
-// Writes the rows of shards [shard_low, shard_high) that exist when the call begins. Pulls and pushes go on meanwhile: a stripe is
-// held for a few hundred rows at a time, and each row is whole. On failure no file is left.
-Status save_table(Table& table, const std::string& path, uint32_t shard_low, uint32_t shard_high, Saved* saved) noexcept;
+class Cut {
+ public:
+  // Cuts: from now on write() sees the rows as they are at this moment. `after[i]`: of table i only rows that changed in a later
+  // epoch; 0 takes all. Invalid: a cut of one of the tables is in force.
+  static Status begin(std::vector<std::shared_ptr<Table>> tables, std::vector<uint16_t> after, std::unique_ptr<Cut>* cut) noexcept;
+  // Ends the cut: what was not written is lost to it.
+  ~Cut();
+  Cut(const Cut&) = delete;
+  Cut& operator=(const Cut&) = delete;
 
-// Inserts the rows whose shard is in keep[kNumShards]. Everything is verified in a first pass over the file; the second inserts.
-Status load_table(Table& table, const std::string& path, const bool* keep, const std::map<std::string, uint32_t>& checksums,
-                  uint64_t* num_rows) noexcept;
+  // The last epoch that is in the cut, of each table.
+  const std::vector<uint16_t>& until() const { return until_; }
+
+  // Writes the rows of shards [shard_low, shard_high) of table i to files `prefixes[i]`-00000.safetensors and so on, each on the
+  // disk when this returns. Call it once. On failure the files that were finished stay; whoever asked removes the directory.
+  Status write(const std::vector<std::string>& prefixes, uint32_t shard_low, uint32_t shard_high, size_t file_bytes,
+               std::vector<std::vector<SavedFile>>* saved) noexcept;
+
+  // Lets a write() under way in another thread fail soon.
+  void cancel() noexcept { cancelled_.store(true, std::memory_order_relaxed); }
+
+ private:
+  friend class CutWriter;
+  Cut(std::vector<std::shared_ptr<Table>> tables, std::vector<uint16_t> until) : tables_(std::move(tables)), until_(std::move(until)) {}
+
+  const std::vector<std::shared_ptr<Table>> tables_;
+  const std::vector<uint16_t> until_;
+  std::atomic<bool> cancelled_{false};
+};
+
+// Fills a fresh table from files: the newest first, since a row that is there already is newer. If a call fails, throw the table away.
+class Load {
+ public:
+  // Takes rows whose shard is in keep[kNumShards]. Without `keep_state` files of another row optimizer fit too, and row state
+  // begins anew.
+  Load(std::shared_ptr<Table> table, const bool* keep, bool keep_state);
+
+  // Checks a file of rows whole, then makes those that are neither there nor removed.
+  Status rows(const std::string& path, const std::map<std::string, uint32_t>& checksums, uint64_t* num_made) noexcept;
+
+  // From now on takes no row of shards [low, high): older files are behind a complete part of them.
+  void drop_shards(uint32_t low, uint32_t high) { std::fill(keep_ + low, keep_ + high, false); }
+
+  // Takes a file of removed keys: older files' rows of these keys are no more.
+  Status removed(const std::string& path, const std::map<std::string, uint32_t>& checksums) noexcept;
+
+ private:
+  struct Read;
+  Status read(const std::string& path, const std::map<std::string, uint32_t>& checksums, Read* read);
+  Status make(const Read& read, uint64_t num_rows, uint64_t* num_made);
+
+  const std::shared_ptr<Table> table_;
+  bool keep_[kNumShards];
+  const bool keep_state_;
+  std::vector<uint64_t> removed_;  // sorted
+  std::vector<char> buffer_;       // the file in hand
+};
 
 }  // namespace fleet

@@ -1,196 +1,244 @@
 #include <algorithm>
-#include <cstring>
+#include <cstdio>
+#include <mutex>
 #include <new>
-#include <vector>
+#include <system_error>
 
-#include "crc32.h"
-#include "file.h"
-#include "safetensors.h"
+#include "file_pipe.h"
+#include "side_memory.h"
 #include "snapshot.h"
 
 namespace fleet {
 
 namespace {
 
-constexpr size_t kBufferBytes = size_t{64} << 20;  // of all shards together
-constexpr size_t kRowsAtOnce = 512;                // copied under one hold of a stripe's lock: tens of microseconds
+constexpr uint16_t kLastEpoch = 65535;
+constexpr size_t kBytesAtOnce = size_t{128} << 10;  // rows copied under one hold of a stripe's lock: 20 us
+constexpr uint64_t kRowsAtOnce = 4096;              // rows looked at, where few are copied
 
-// The three tensors, in their order in the file.
-struct Column {
-  const char* name;
-  const char* dtype;
-  size_t row_offset;  // in the table's row
-  size_t bytes;       // of one row
-};
+using Locks = std::vector<std::unique_lock<std::mutex>>;
 
-std::vector<Column> columns_of(const Schema& schema) {
-  std::vector<Column> columns = {{"keys", "U64", 0, 8}, {"weights", tensor_dtype_of(schema.weights), schema.weights_offset(), schema.weights_bytes()}};
-  if (schema.state_dim() > 0) columns.push_back({"state", tensor_dtype_of(schema.state), schema.state_offset(), schema.state_bytes()});
-  return columns;
+// A row's epoch is of 16 bits. When they are used up, all rows get epoch 1 and the table goes on at 2, a few thousand rows at a
+// time; what changed since the last snapshot is then not known, which Table::num_restarts() tells.
+void restart_epochs(Table& table) {
+  for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+    Stripe& stripe = table.stripe(s);
+    uint64_t limit = 0;
+    {
+      const std::lock_guard<std::mutex> lock(stripe.mutex);
+      stripe.epoch = 2;
+      limit = stripe.rows.num_places();
+    }
+    for (uint64_t at = 0; at < limit;) {
+      const std::lock_guard<std::mutex> lock(stripe.mutex);
+      for (const uint64_t end = std::min(limit, at + kRowsAtOnce); at < end; ++at) {
+        char* row = stripe.rows.at(stripe.rows.ref_of(at));
+        if (Stripe::epoch_of(row) > 2) Stripe::set_epoch(row, 1);
+      }
+    }
+  }
+  table.count_restart();
 }
-
-// What one shard still has to write: rows collect in `buffers` (one per column) and go to the file when they are full.
-struct ShardWriter {
-  uint64_t first = 0;  // its first row in the file
-  uint64_t count = 0;  // its rows
-  uint64_t written = 0;
-  size_t buffered = 0;
-  std::vector<std::vector<char>> buffers;
-  std::vector<uint32_t> crcs;
-};
-
-class Save {
- public:
-  Save(Table& table, uint32_t low, uint32_t high) : table_(table), low_(low), high_(high), columns_(columns_of(table.schema())) {}
-
-  Status run(const std::string& path, Saved* saved) {
-    count_rows();
-    uint64_t sum = 0;
-    for (ShardWriter& shard : shards_) {
-      shard.first = sum;
-      sum += shard.count;
-    }
-    saved->rows = sum;
-    const std::string header = header_text(sum);
-    saved->bytes = begins_.back();
-    File file;
-    Status status = file.create(path, saved->bytes);
-    if (status.ok()) status = file.write_at(0, header.data(), header.size());
-    if (status.ok()) status = write_rows(file);
-    if (status.ok()) status = file.finish();
-    if (!status.ok()) return status;
-    for (size_t c = 0; c < columns_.size(); ++c) {
-      uint32_t crc = 0;
-      for (const ShardWriter& shard : shards_) {
-        if (shard.count > 0) crc = crc32_join(crc, shard.crcs[c], shard.count * columns_[c].bytes);
-      }
-      saved->checksums[columns_[c].name] = crc;
-    }
-    return {};
-  }
-
- private:
-  // Rows are appended and keys never change: the rows in the first limits_[stripe] places are what this snapshot holds.
-  void count_rows() {
-    shards_.resize(kNumShards);
-    for (uint32_t s = 0; s < table_.num_stripes(); ++s) {
-      Stripe& stripe = table_.stripe(s);
-      {
-        const std::lock_guard<std::mutex> lock(stripe.mutex);
-        limits_.push_back(stripe.rows.num_places());
-      }
-      for (uint64_t at = 0; at < limits_[s];) {
-        const std::lock_guard<std::mutex> lock(stripe.mutex);
-        for (const uint64_t end = std::min(limits_[s], at + 16 * kRowsAtOnce); at < end; ++at) {
-          const uint64_t ref = stripe.rows.ref_of(at);
-          if (!stripe.rows.is_free(ref)) ++shards_[shard_of(stripe.rows.at(ref))].count;
-        }
-      }
-    }
-    for (uint32_t shard = 0; shard < kNumShards; ++shard) {
-      if (shard < low_ || shard >= high_) shards_[shard].count = 0;
-    }
-  }
-
-  uint32_t shard_of(const char* row) const { return shard_of_hash(hash_of(Stripe::key_of(row), table_.schema().salt)); }
-
-  // Also sets begins_: where each column begins in the file, and where the file ends.
-  std::string header_text(uint64_t num_rows) {
-    const Schema& schema = table_.schema();
-    SafetensorsHeader header;
-    header.metadata = {{"format", "fleet.table.1"},
-                       {"optimizer", schema.optimizer_name()},
-                       {"dim", std::to_string(schema.dim)},
-                       {"state_dim", std::to_string(schema.state_dim())},
-                       {"salt", std::to_string(schema.salt)},
-                       {"shard_low", std::to_string(low_)},
-                       {"shard_high", std::to_string(high_)}};
-    uint64_t at = 0;
-    for (const Column& column : columns_) {
-      std::vector<uint64_t> shape = {num_rows};
-      if (column.row_offset > 0) shape.push_back(column.name == std::string("state") ? schema.state_dim() : schema.dim);
-      header.tensors[column.name] = {column.dtype, shape, at, at + num_rows * column.bytes};
-      begins_.push_back(at);
-      at += num_rows * column.bytes;
-    }
-    begins_.push_back(at);
-    const std::string text = header.text();
-    for (uint64_t& begin : begins_) begin += text.size();
-    return text;
-  }
-
-  Status write_rows(File& file) {
-    const size_t row_bytes = table_.schema().row_bytes();
-    const size_t capacity = std::max<size_t>(1, kBufferBytes / kNumShards / row_bytes);
-    std::vector<char> chunk(kRowsAtOnce * row_bytes);
-    for (uint32_t s = 0; s < table_.num_stripes(); ++s) {
-      Stripe& stripe = table_.stripe(s);
-      for (uint64_t at = 0; at < limits_[s];) {
-        const size_t count = std::min<uint64_t>(kRowsAtOnce, limits_[s] - at);
-        {
-          const std::lock_guard<std::mutex> lock(stripe.mutex);
-          for (size_t i = 0; i < count; ++i) {
-            std::memcpy(&chunk[i * row_bytes], stripe.rows.at(stripe.rows.ref_of(at + i)), row_bytes);
-          }
-        }
-        at += count;
-        for (size_t i = 0; i < count; ++i) {
-          if (Stripe::epoch_of(&chunk[i * row_bytes]) == 0) continue;  // a free place
-          const Status status = add(file, &chunk[i * row_bytes], capacity);
-          if (!status.ok()) return status;
-        }
-      }
-    }
-    for (ShardWriter& shard : shards_) {
-      const Status status = flush(file, shard);
-      if (!status.ok()) return status;
-    }
-    return {};
-  }
-
-  Status add(File& file, const char* row, size_t capacity) {
-    ShardWriter& shard = shards_[shard_of(row)];
-    if (shard.count == 0) return {};
-    if (shard.buffers.empty()) {
-      shard.crcs.assign(columns_.size(), 0);
-      for (const Column& column : columns_) shard.buffers.emplace_back(std::min<uint64_t>(capacity, shard.count) * column.bytes);
-    }
-    for (size_t c = 0; c < columns_.size(); ++c) {
-      const size_t bytes = columns_[c].bytes;
-      std::memcpy(&shard.buffers[c][shard.buffered * bytes], row + columns_[c].row_offset, bytes);
-    }
-    ++shard.buffered;
-    return shard.buffered * 8 == shard.buffers[0].size() ? flush(file, shard) : Status();
-  }
-
-  Status flush(File& file, ShardWriter& shard) {
-    for (size_t c = 0; c < columns_.size() && shard.buffered > 0; ++c) {
-      const size_t bytes = shard.buffered * columns_[c].bytes;
-      shard.crcs[c] = crc32(shard.crcs[c], shard.buffers[c].data(), bytes);
-      const uint64_t to = begins_[c] + (shard.first + shard.written) * columns_[c].bytes;
-      const Status status = file.write_at(to, shard.buffers[c].data(), bytes);
-      if (!status.ok()) return status;
-    }
-    shard.written += shard.buffered;
-    shard.buffered = 0;
-    return {};
-  }
-
-  Table& table_;
-  const uint32_t low_;
-  const uint32_t high_;
-  const std::vector<Column> columns_;
-  std::vector<uint64_t> limits_;
-  std::vector<uint64_t> begins_;
-  std::vector<ShardWriter> shards_;
-};
 
 }  // namespace
 
-Status save_table(Table& table, const std::string& path, uint32_t shard_low, uint32_t shard_high, Saved* saved) noexcept try {
-  return Save(table, shard_low, shard_high).run(path, saved);
+// One call of Cut::write().
+class CutWriter {
+ public:
+  CutWriter(Cut& cut, const std::vector<std::string>& prefixes, uint32_t low, uint32_t high, size_t file_bytes,
+            std::vector<std::vector<SavedFile>>* saved)
+      : cut_(cut),
+        prefixes_(prefixes),
+        low_(low),
+        high_(high),
+        file_bytes_(file_bytes),
+        saved_(*saved),
+        numbers_(prefixes.size()),
+        buffers_(prefixes.size()) {
+    saved_.resize(prefixes.size());
+  }
+
+  Status run() {
+    Status status;
+    for (size_t t = 0; t < cut_.tables_.size() && status.ok(); ++t) {
+      Table& table = *cut_.tables_[t];
+      for (uint32_t s = 0; s < table.num_stripes() && status.ok(); ++s) status = write_stripe(t, s);
+      if (status.ok()) status = flush(t);
+    }
+    const Status finished = pipe_.finish();
+    return finished.ok() ? status : finished;
+  }
+
+ private:
+  Status write_stripe(size_t t, uint32_t s) {
+    Stripe& stripe = cut_.tables_[t]->stripe(s);
+    const size_t row_bytes = cut_.tables_[t]->schema().row_bytes();
+    const uint64_t most = std::max<uint64_t>(1, kBytesAtOnce / row_bytes);
+    for (bool ended = false; !ended;) {
+      Status status = check();
+      if (status.ok() && SideMemory::of_process().above_quarter()) status = relieve(t);
+      if (status.ok()) status = make_room(t, most);  // last: relieving fills buffers
+      if (!status.ok()) return status;
+      SideRows side;
+      bool failed = false;
+      {
+        const std::lock_guard<std::mutex> lock(stripe.mutex);
+        StripeCut& cut = stripe.cut;
+        uint64_t left = most;
+        for (const uint64_t end = std::min(cut.limit, cut.next + kRowsAtOnce); cut.next < end && left > 0; ++cut.next) {
+          const char* row = stripe.rows.at(stripe.rows.ref_of(cut.next));
+          if (!cut.holds(Stripe::epoch_of(row)) || !mine(t, row)) continue;
+          buffers_[t]->add(row);
+          --left;
+        }
+        ended = cut.next == cut.limit;
+        cut.next_ref = ended ? Rows::kNone : stripe.rows.ref_of(cut.next);
+        if (ended) cut.active = false;
+        side = std::move(cut.side);
+        failed = cut.failed;
+      }
+      status = failed ? copies_failed() : add_side(t, side);
+      if (!status.ok()) return status;
+    }
+    return {};
+  }
+
+  // Copies of changed rows have piled up: writes those of the tables that have most of them, wherever their turn is.
+  Status relieve(size_t current) {
+    for (size_t t = 0; t < cut_.tables_.size(); ++t) {
+      Table& table = *cut_.tables_[t];
+      size_t bytes = 0;
+      for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+        const std::lock_guard<std::mutex> lock(table.stripe(s).mutex);
+        bytes += table.stripe(s).cut.side.bytes();
+      }
+      if (bytes * 2 * cut_.tables_.size() < SideMemory::of_process().used()) continue;
+      for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+        SideRows side;
+        bool failed = false;
+        {
+          const std::lock_guard<std::mutex> lock(table.stripe(s).mutex);
+          side = std::move(table.stripe(s).cut.side);
+          failed = table.stripe(s).cut.failed;
+        }
+        Status status = failed ? copies_failed() : check();
+        if (status.ok()) status = add_side(t, side);
+        if (!status.ok()) return status;
+      }
+      const Status status = t == current ? Status() : flush(t);  // another table's buffer is memory too
+      if (!status.ok()) return status;
+    }
+    return {};
+  }
+
+  Status add_side(size_t t, const SideRows& side) {
+    Status status;
+    side.each([&](const char* row) {
+      if (!status.ok() || !mine(t, row)) return;
+      status = make_room(t, 1);
+      if (status.ok()) buffers_[t]->add(row);
+    });
+    return status;
+  }
+
+  bool mine(size_t t, const char* row) const {
+    const uint32_t shard = shard_of_hash(hash_of(Stripe::key_of(row), cut_.tables_[t]->schema().salt));
+    return shard >= low_ && shard < high_;
+  }
+
+  // Sees to a buffer with room for `count` rows.
+  Status make_room(size_t t, uint64_t count) {
+    if (buffers_[t] != nullptr && buffers_[t]->num_rows + count <= buffers_[t]->capacity) return {};
+    Status status = flush(t);
+    if (!status.ok()) return status;
+    const Schema& schema = cut_.tables_[t]->schema();
+    buffers_[t] = std::make_unique<RowBuffer>(schema, std::max<size_t>(count, file_bytes_ / schema.saved_bytes()));
+    if (buffers_[t]->memory == nullptr) return Status::no_memory("the system has no memory for the buffers of a snapshot");
+    return {};
+  }
+
+  Status flush(size_t t) {
+    if (buffers_[t] == nullptr || buffers_[t]->num_rows == 0) return {};
+    char number[16];
+    std::snprintf(number, sizeof number, "-%05u", numbers_[t]++);
+    return pipe_.put(std::move(buffers_[t]), prefixes_[t] + number + ".safetensors", &saved_[t]);
+  }
+
+  Status check() const {
+    if (cut_.cancelled_.load(std::memory_order_relaxed)) return Status::invalid("the snapshot was given up by who asked for it");
+    return {};
+  }
+  static Status copies_failed() {
+    return SideMemory::of_process().given_up()
+               ? Status::invalid("rows change faster than the disk takes them: the snapshot was given up, training goes on")
+               : Status::no_memory("the system has no memory for copies of rows that change while they are saved");
+  }
+
+  Cut& cut_;
+  const std::vector<std::string>& prefixes_;
+  const uint32_t low_;
+  const uint32_t high_;
+  const size_t file_bytes_;
+  std::vector<std::vector<SavedFile>>& saved_;
+  std::vector<uint32_t> numbers_;  // of each table's next file
+  std::vector<std::unique_ptr<RowBuffer>> buffers_;
+  FilePipe pipe_;
+};
+
+Status Cut::begin(std::vector<std::shared_ptr<Table>> tables, std::vector<uint16_t> after, std::unique_ptr<Cut>* cut) noexcept try {
+  Locks locks;
+  for (const auto& table : tables) {
+    for (uint32_t s = 0; s < table->num_stripes(); ++s) locks.emplace_back(table->stripe(s).mutex);
+  }
+  std::vector<uint16_t> until;
+  for (const auto& table : tables) {
+    if (table->has_cut()) return Status::invalid("a snapshot of this table is being written");
+    until.push_back(table->stripe(0).epoch);
+  }
+  cut->reset(new Cut(std::move(tables), std::move(until)));
+  SideMemory::of_process().enter();
+  for (size_t t = 0; t < (*cut)->tables_.size(); ++t) {
+    Table& table = *(*cut)->tables_[t];
+    table.set_cut(true);
+    for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+      Stripe& stripe = table.stripe(s);
+      stripe.cut.active = stripe.rows.num_places() > 0;
+      stripe.cut.failed = false;
+      stripe.cut.after = after[t];
+      stripe.cut.until = stripe.epoch++;
+      stripe.cut.next = 0;
+      stripe.cut.next_ref = 0;
+      stripe.cut.limit = stripe.rows.num_places();
+    }
+  }
+  return {};
+} catch (const std::bad_alloc&) {
+  return Status::no_memory("the system has no memory to cut a snapshot");
+}
+
+Cut::~Cut() {
+  for (const auto& table : tables_) {
+    for (uint32_t s = 0; s < table->num_stripes(); ++s) {
+      SideRows side;
+      const std::lock_guard<std::mutex> lock(table->stripe(s).mutex);
+      table->stripe(s).cut.active = false;
+      side = std::move(table->stripe(s).cut.side);
+    }
+  }
+  SideMemory::of_process().leave();
+  for (const auto& table : tables_) {
+    if (table->stripe(0).epoch == kLastEpoch) restart_epochs(*table);
+    table->set_cut(false);
+  }
+}
+
+Status Cut::write(const std::vector<std::string>& prefixes, uint32_t shard_low, uint32_t shard_high,
+                  size_t file_bytes, std::vector<std::vector<SavedFile>>* saved) noexcept try {
+  return CutWriter(*this, prefixes, shard_low, shard_high, file_bytes, saved).run();
 } catch (const std::bad_alloc&) {
   return Status::no_memory("the system has no memory for the buffers of a snapshot");
+} catch (const std::system_error& error) {
+  return Status::io(error.code().value(), "the system gives no thread to write a snapshot");
 }
 
 }  // namespace fleet

@@ -18,13 +18,14 @@ struct Status {
   Kind kind = kOk;
   int error_number = 0;
   std::string text;  // what and where
+  std::string path;  // of a file, where the caller does not know it
 
   bool ok() const { return kind == kOk; }
-  static Status no_memory(std::string text) { return {kNoMemory, 0, std::move(text)}; }
-  static Status io(int error_number, std::string text) { return {kIo, error_number, std::move(text)}; }
-  static Status damaged(std::string text) { return {kDamaged, 0, std::move(text)}; }
-  static Status full(std::string text) { return {kFull, 0, std::move(text)}; }
-  static Status invalid(std::string text) { return {kInvalid, 0, std::move(text)}; }
+  static Status no_memory(std::string text) { return {kNoMemory, 0, std::move(text), {}}; }
+  static Status io(int error_number, std::string text) { return {kIo, error_number, std::move(text), {}}; }
+  static Status damaged(std::string text) { return {kDamaged, 0, std::move(text), {}}; }
+  static Status full(std::string text) { return {kFull, 0, std::move(text), {}}; }
+  static Status invalid(std::string text) { return {kInvalid, 0, std::move(text), {}}; }
 };
 
 }  // namespace fleet

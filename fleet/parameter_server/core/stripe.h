@@ -9,6 +9,7 @@
 #include "index.h"
 #include "rows.h"
 #include "schema.h"
+#include "stripe_cut.h"
 
 namespace fleet {
 
@@ -19,6 +20,7 @@ struct Stripe {
   Index index;
   Rows rows;
   uint16_t epoch = 1;  // what a row that changes now gets; never 0
+  StripeCut cut;       // rows that a snapshot has yet to write
 
   // Row life: where the sweep is, what capacity draws from, and the rows that were evicted, for deltas.
   struct Evicted {
@@ -54,21 +56,29 @@ struct Stripe {
   static char* weights_of(const Schema& schema, char* row) { return row + schema.weights_offset(); }
   static char* state_of(const Schema& schema, char* row) { return row + schema.state_offset(); }
 
-  // Returns the row of `id` or nullptr. The careful path: looks at every candidate.
-  char* find(uint64_t id, uint64_t hash) const noexcept {
+  // Returns the reference of the row of `id`, or Rows::kNone. The careful path: looks at every candidate.
+  uint64_t find_ref(uint64_t id, uint64_t hash) const noexcept {
     const uint64_t want = Index::want(hash);
     for (const uint64_t* bucket = index.bucket(hash);; bucket = index.next(bucket)) {
       for (int i = 0; i < 8; ++i) {
-        if (bucket[i] == 0) return nullptr;  // filled from the front
+        if (bucket[i] == 0) return Rows::kNone;  // filled from the front
         if ((bucket[i] & Index::kWantMask) != want) continue;
-        char* row = rows.at(bucket[i] & Index::kRefMask);
-        if (key_of(row) == id) return row;
+        const uint64_t ref = bucket[i] & Index::kRefMask;
+        if (key_of(rows.at(ref)) == id) return ref;
       }
     }
   }
 
+  // Returns the row of `id` or nullptr.
+  char* find(uint64_t id, uint64_t hash) const noexcept {
+    const uint64_t ref = find_ref(id, hash);
+    return ref == Rows::kNone ? nullptr : rows.at(ref);
+  }
+
   // Called before a row is changed or removed, and after it was made.
-  void before_change(const Schema&, char* row) noexcept { set_epoch(row, epoch); }
+  void before_change(const Schema& schema, char* row) noexcept {
+    if (epoch_of(row) != epoch) first_change(schema, row);
+  }
 
   // Appends the row of an id that is not there: key and epoch written, the rest zero. nullptr if the system has no memory.
   char* insert(uint64_t id, uint64_t hash, uint64_t salt) noexcept {
@@ -91,6 +101,16 @@ struct Stripe {
     if (notes_evicted) evicted.push_back({key, epoch});
   } catch (const std::bad_alloc&) {
     evicted_is_whole = false;
+  }
+
+ private:
+  // For the first time in this epoch: a cut that has yet to write the row gets a copy of it.
+  __attribute__((noinline)) void first_change(const Schema& schema, char* row) noexcept {
+    if (cut.active && cut.holds(epoch_of(row))) {
+      const uint64_t id = key_of(row);
+      cut.keep(find_ref(id, hash_of(id, schema.salt)), row, schema.row_bytes());
+    }
+    set_epoch(row, epoch);
   }
 };
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <new>
 
 #include "kernels.h"
+#include "side_memory.h"
 
 namespace fleet {
 
@@ -36,9 +38,10 @@ Table::Table(const Schema& schema, uint32_t num_stripes)
   for (uint32_t i = 0; i < num_stripes; ++i) stripes_.push_back(std::make_unique<Stripe>(schema.row_bytes()));
 }
 
-template <class Work>
+template <bool kChanges, class Work>
 Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept try {
   const auto do_group = [&](uint32_t stripe, const uint64_t* group, const uint32_t* order, size_t count, size_t offset) {
+    if (kChanges && SideMemory::of_process().full()) SideMemory::of_process().wait_for_room();
     const std::lock_guard<std::mutex> lock(stripes_[stripe]->mutex);
     return work(Run{*stripes_[stripe], schema_, group, order, count, workspace().row.data()}, offset);
   };
@@ -93,13 +96,13 @@ Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcep
 }
 
 Status Table::each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept {
-  return by_stripe(ids, n, [&](const Run& run, size_t) { return work(run); });
+  return by_stripe<false>(ids, n, [&](const Run& run, size_t) { return work(run); });
 }
 
 Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint64_t* num_created) noexcept {
   const Kernels& k = kernels();
   *num_created = 0;
-  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
+  return by_stripe<false>(ids, n, [&](const Run& run, size_t offset) {
     if (!create || eviction_ != nullptr) {
       if (schema_.life.expires()) evict_expired(run);
       k.peek(run, out + offset * schema_.dim);
@@ -128,13 +131,13 @@ Status Table::push(const uint64_t* ids, size_t n, const float* grads, float lr, 
   const Status room = make_room(ids, n);
   if (!room.ok()) return room;
   if (eviction_ == nullptr) {
-    return by_stripe(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
+    return by_stripe<true>(ids, n, [&](const Run& run, size_t offset) { return k.push(run, grads + offset * schema_.dim, rate); });
   }
   const Status status = check_capacity(n);
   if (!status.ok()) return status;
   const auto now = static_cast<uint64_t>(step);
   jump(now);
-  const Status pushed = by_stripe(ids, n, [&](const Run& run, size_t offset) {
+  const Status pushed = by_stripe<true>(ids, n, [&](const Run& run, size_t offset) {
     return push_living(run, seen.from(offset), now, [&](const Run& kept) { return k.push(kept, grads + offset * schema_.dim, rate); });
   });
   if (pushed.ok()) tend(now);
@@ -147,7 +150,7 @@ Status Table::assign(const uint64_t* ids, size_t n, const float* weights, const 
   Status status = check_capacity(n);
   if (status.ok()) status = make_room(ids, n);
   if (!status.ok()) return status;
-  const Status assigned = by_stripe(ids, n, [&](const Run& run, size_t offset) {
+  const Status assigned = by_stripe<true>(ids, n, [&](const Run& run, size_t offset) {
     if (!k.assign(run, weights + offset * schema_.dim, state == nullptr ? nullptr : state + offset * state_dim)) return false;
     if (eviction_ != nullptr) settle(run);
     return true;
@@ -159,8 +162,44 @@ Status Table::assign(const uint64_t* ids, size_t n, const float* weights, const 
 Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, float* state) noexcept {
   const Kernels& k = kernels();
   const size_t state_dim = schema_.state_dim();
-  return by_stripe(ids, n, [&](const Run& run, size_t offset) {
+  return by_stripe<false>(ids, n, [&](const Run& run, size_t offset) {
     k.read(run, found + offset, weights + offset * schema_.dim, state + offset * state_dim);
+    return true;
+  });
+}
+
+Status Table::restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made) noexcept try {
+  constexpr size_t kAhead = 16;  // buckets are fetched so many ids before they are needed
+  bool state = schema_.state_dim() == 0;
+  for (const Part& part : parts) state = state || part.offset == schema_.state_offset();
+  const std::vector<float> values(schema_.state_dim(), schema_.initial_state());
+  std::vector<char> initial(schema_.state_bytes());
+  if (!initial.empty()) kernels().store_numbers(schema_.state, values.data(), values.size(), initial.data());
+  return by_stripe<true>(ids, n, [&](const Run& run, size_t offset) {
+    for (size_t i = 0; i < run.count; ++i) {
+      if (i + kAhead < run.count) __builtin_prefetch(run.stripe.index.bucket(hash_of(run.ids[i + kAhead], schema_.salt)));
+      const uint64_t id = run.ids[i];
+      const uint64_t hash = hash_of(id, schema_.salt);
+      if (run.stripe.find_ref(id, hash) != Rows::kNone) continue;
+      char* row = run.stripe.insert(id, hash, schema_.salt);
+      if (row == nullptr) return false;
+      const size_t at = offset + (run.order != nullptr ? run.order[i] : i);
+      for (const Part& part : parts) std::memcpy(row + part.offset, part.from + at * part.bytes, part.bytes);
+      if (!state) std::memcpy(row + schema_.state_offset(), initial.data(), initial.size());
+      ++*num_made;
+    }
+    return true;
+  });
+} catch (const std::bad_alloc&) {
+  return Status::no_memory("the system has no memory for the state of restored rows");
+}
+
+Status Table::has(const uint64_t* ids, size_t n, bool* there) noexcept {
+  return by_stripe<false>(ids, n, [&](const Run& run, size_t offset) {
+    for (size_t i = 0; i < run.count; ++i) {
+      const size_t at = offset + (run.order != nullptr ? run.order[i] : i);
+      there[at] = run.stripe.find_ref(run.ids[i], hash_of(run.ids[i], schema_.salt)) != Rows::kNone;
+    }
     return true;
   });
 }

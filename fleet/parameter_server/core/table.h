@@ -62,6 +62,19 @@ class Table {
   // Copies found[n], weights[n, dim], state[n, state_dim]; missing ids read as initial values. Creates nothing.
   Status read(const uint64_t* ids, size_t n, bool* found, float* weights, float* state) noexcept;
 
+  // A part of many rows: `bytes` of each, which lie at `offset` in a row.
+  struct Part {
+    const char* from;
+    size_t offset;
+    size_t bytes;
+  };
+  // Makes the rows of those ids[n] that have none, of parts; state that no part brings begins at its initial value.
+  // Counts them in `num_made`; the rows that are there stay as they are.
+  Status restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made) noexcept;
+
+  // Says of each of ids[n] whether it has a row.
+  Status has(const uint64_t* ids, size_t n, bool* there) noexcept;
+
   // Appends every key, stripe by stripe in order of creation.
   Status keys(std::vector<uint64_t>* out) noexcept;
 
@@ -84,10 +97,18 @@ class Table {
   uint32_t num_stripes() const { return static_cast<uint32_t>(stripes_.size()); }
   Stripe& stripe(uint32_t number) { return *stripes_[number]; }
 
+  // For Cut: at most one is in force, from its beginning under all stripes' locks to its end.
+  bool has_cut() const { return has_cut_.load(); }
+  void set_cut(bool has) { has_cut_.store(has); }
+  // How often the epochs of rows began anew: what was known of changes before is lost.
+  uint32_t num_restarts() const { return num_restarts_.load(); }
+  void count_restart() { ++num_restarts_; }
+
  private:
-  // Calls work(Run, offset) once per group of ids of one stripe, with its lock held. Positions in the caller's arrays are
+  // Calls work(Run, offset) once per group of ids of one stripe, with its lock held. If rows may change, waits before that for
+  // room for the copies that a snapshot needs. Positions in the caller's arrays are
   // offset + order[i], or offset + i where order is nullptr. Stops when work returns false, which means no memory.
-  template <class Work>
+  template <bool kChanges, class Work>
   Status by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept;
   // The same, defined for other files of this class.
   Status each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept;
@@ -120,6 +141,8 @@ class Table {
   BetaPowers beta_powers_;
   uint32_t stripe_shift_ = 0;
   std::vector<std::unique_ptr<Stripe>> stripes_;
+  std::atomic<bool> has_cut_{false};
+  std::atomic<uint32_t> num_restarts_{0};
 };
 
 }  // namespace fleet
