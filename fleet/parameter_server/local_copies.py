@@ -11,48 +11,67 @@ from typing import Any
 import numpy as np
 
 from fleet.errors import ConfigError, SnapshotError, TableError
-from fleet.parameter_server.client import FRAME_ROWS_BYTES, Client, Pulled, RowGradient, Table
+from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.row_life import Life
 from fleet.parameter_server.spec import TableSpec
 from fleet.parameter_server.tables import Keys, Values
 
+EXCHANGE_BYTES = 1 << 20  # of differences in one message: they stay in the cache from the subtraction to the socket
+
 
 class Copy:
-    """A trainer's copy of one table: rows with state that it has touched, and what the servers held when it fetched them."""
+    """A trainer's copy of one table: rows with state that it has touched, and what the servers held when it fetched them.
+
+    Memory: the touched rows twice. It stays between exchanges: what is forgotten is only which rows are fresh.
+    """
 
     def __init__(self, core: Any, spec: TableSpec, rate: float) -> None:
-        self._core, self._spec = core, spec
+        self._core = core
         self.rate = rate  # times the optimizer's learning rate
         self.rows = spec.make(core)
+        self._fetched = _weights_alone(spec).make(core)
         self.steps = 0  # in which the table took part, as Adam's correction counts them
         self.forget()
 
     def forget(self) -> None:
         """Let every row be fetched anew at its next use; its state stays."""
-        self._fetched = _weights_alone(self._spec).make(self._core)
+        self._fresh = TableSpec("fresh", 1, "sgd", (), "constant", (0.0, 0.0), 0, 0).make(self._core)  # a set of keys
+        self._touched: list[Keys] = []  # of each step since the last exchange
 
     def missing(self, keys: Keys) -> Keys:
         """Return the keys that have to be fetched."""
-        found, _, _ = self._fetched.read(keys)
+        found, _, _ = self._fresh.read(keys)
         absent: Keys = keys[~found]
         return absent
 
     def take(self, keys: Keys, weights: Values) -> None:
         """Take rows as the servers hold them."""
-        _, _, state = self.rows.read(keys)  # a new row's state is the initial one
+        state = self.rows.read(keys)[2] if self.rows.state_dim else None  # a new row's state is the initial one
         self.rows.assign(keys, weights, state)
         self._fetched.assign(keys, weights)
+        self._fresh.assign(keys, np.zeros((len(keys), 1), np.float32))
 
-    def moved(self) -> tuple[Keys, Values]:
-        """Return the keys of the rows that moved since they were fetched, and by how much: ``uint64[n], float32[n, dim]``."""
-        keys: Keys = self._fetched.keys()
+    def learn(self, gradient: RowGradient, learning_rate: float) -> int:
+        """Take one step of the row optimizer; return how many gradient values are not finite (then nothing has changed)."""
+        self.steps += 1
+        bad: int = self.rows.push(gradient.keys, gradient.values, learning_rate * self.rate, self.steps)
+        self._touched.append(gradient.keys)
+        return bad
+
+    def touched(self) -> Keys:
+        """Return the keys of the rows touched since this was last asked, each once; forget which they were."""
+        parts, self._touched = self._touched, []
+        keys: Keys = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+        return keys
+
+    def moved(self, keys: Keys) -> Values:
+        """Return by how much rows moved since they were fetched: ``float32[n, dim]``."""
         _, before, _ = self._fetched.read(keys)
         _, now, _ = self.rows.read(keys)
-        difference = now - before
-        changed = difference.any(axis=1)
-        return keys[changed], difference[changed]
+        difference: Values = now - before
+        return difference
 
     def keep(self, keys: Keys, difference: Values) -> None:
         """Note that the servers have added this to their rows, and go on with the copies: nobody else writes them."""
@@ -151,9 +170,7 @@ class LocalCopies(Client):
         # Rows that were looked up ahead of an exchange: the copies have been forgotten since.
         self._fetch([(table, gradient.keys) for table, gradient in gradients], create=True)
         for table, gradient in gradients:
-            copy = self._copies[table.spec.name]
-            copy.steps += 1
-            bad = copy.rows.push(gradient.keys, gradient.values, rate * copy.rate, copy.steps)
+            bad = self._copies[table.spec.name].learn(gradient, rate)
             if bad:
                 what = f"{bad} NaN or infinite gradient values for table {table.spec.name!r}; the table is unchanged"
                 fix = "lower the learning rate, or find the batch: the loss was not finite either"
@@ -168,14 +185,13 @@ class LocalCopies(Client):
         self._since = 0
         for name, copy in self._copies.items():
             table = self.tables[name]
-            keys, moved = copy.moved()
-            moved /= np.float32(self._world_size)
-            rows = max(1, FRAME_ROWS_BYTES // (4 * table.spec.dim + 8))
-            for start in range(0, len(keys), rows):
-                self._send(table, keys[start : start + rows], moved[start : start + rows])
-            if keep:
-                copy.keep(keys, moved)
-            else:
+            keys, rows = copy.touched(), max(1, EXCHANGE_BYTES // (4 * table.spec.dim))
+            for part in (keys[start : start + rows] for start in range(0, len(keys), rows)):
+                moved = copy.moved(part) / np.float32(self._world_size)
+                self._send(table, part, moved)
+                if keep:
+                    copy.keep(part, moved)
+            if not keep:
                 copy.forget()
 
     def _send(self, table: Table, keys: Keys, moved: Values) -> None:
