@@ -274,7 +274,7 @@ class Served(table_rivals.Store):
         if self.far is None:
             self.table.pull(keys, out, create)
         else:
-            self.far.link.ask_pull(0, create, [(self.far.table, DIM, keys)])
+            self.far.link.ask_pull(0, create, [(self.far.table, DIM, keys, "float32")])
             self.far.link.take_pull([out])
         return out
 

@@ -15,7 +15,7 @@ def test_true_takes_the_defaults_and_a_dict_sets_fields() -> None:
     assert on == DistributedStrategy(parameter_server={}) == DistributedStrategy(parameter_server={"consistency": "sync"})
     assert on.parameter_server == {"consistency": "sync", "prefetch": 1, "staleness": None, "merge_steps": None, "k_steps": None,
                                    "dense": "allreduce", "pull_steps": None, "row_optimizer": None,
-                                   "weights": "float32", "state": "float32", "when_full": "refuse",
+                                   "weights": "float32", "state": "float32", "wire": "float32", "when_full": "refuse",
                                    "on_server_loss": None}  # fmt: skip
     assert on != DistributedStrategy(parameter_server={"consistency": "async"})
 

@@ -6,6 +6,7 @@ from typing import Any
 from fleet.config import Field
 from fleet.errors import ConfigError, StrategyConflict
 from fleet.parameter_server.spec import FLAGS, OPTIMIZERS, STATES, WEIGHTS
+from fleet.parameter_server.wire import DTYPES
 
 NAME = "parameter_server"
 # What a row optimizer may be told; its flags, but for the one that is not the user's to set, are True or False.
@@ -33,6 +34,8 @@ FIELDS: tuple[Field, ...] = (
     Field("weights", str, "float32", "how the servers store weights; 16 bits are rounded at random, so that small steps count in "
           "the mean", choices=WEIGHTS),
     Field("state", str, "float32", "how the servers store row state", choices=STATES),
+    Field("wire", str, "float32", "how rows and their gradients travel between trainers and servers; 16 bits halve the bytes",
+          choices=DTYPES),
     Field("when_full", str, "refuse", "what a server does at --server_memory: refuse new rows, which ends the job, or evict others",
           choices=("refuse", "evict")),
     Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "
@@ -65,6 +68,9 @@ def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
         what = f"{NAME}.on_server_loss carry_on with consistency {consistency!r}, which waits for steps: lost ones never come"
         fix = "take rollback, or a consistency that waits for no step"
         raise ConfigError(what, at=at("on_server_loss"), fix=fix)
+    if consistency == "geo" and values["wire"] != "float32":
+        what = f"{NAME}.wire {values['wire']!r} with consistency 'geo': copies go on from differences that the servers add in full"
+        raise ConfigError(what, at=at("wire"), fix="delete wire: a larger k_steps saves more bytes; or take another consistency")
     filled["dense"] = values["dense"] or ("allreduce" if consistency in _IN_LOCKSTEP else "server")
     if filled["dense"] == "allreduce" and consistency not in _IN_LOCKSTEP:
         what = f"{NAME}.dense 'allreduce' and consistency {consistency!r} exclude each other"

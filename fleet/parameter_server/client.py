@@ -34,11 +34,12 @@ FRAME_ROWS_BYTES = wire.MAX_BODY_BYTES // 8  # of one ASSIGN or bulk pull: bound
 class Table:
     """One table as a trainer sees it."""
 
-    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any, rate: float = 1.0) -> None:
+    def __init__(self, spec: TableSpec, numbers: list[int], unique: Any, rate: float = 1.0, dtype: str = "float32") -> None:
         self.spec = spec
         self.numbers = numbers  # its number on each server
         self.unique = unique  # core.Unique, used by the client's thread only
         self.rate = rate  # times the optimizer's learning rate
+        self.dtype = dtype  # of wire.DTYPES: its rows and gradients on the wire
 
 
 class Pulled(NamedTuple):
@@ -67,11 +68,12 @@ class Client:
         links: one per server, in the servers' order.
         mode: the consistency, as the servers are told.
         timeout_s: told to the servers: how long a step waits for a late trainer.
+        dtype: of wire.DTYPES: pulled rows and pushed gradients on the wire.
     """
 
-    def __init__(self, links: list[Link], mode: Mode, timeout_s: float) -> None:
+    def __init__(self, links: list[Link], mode: Mode, timeout_s: float, dtype: str = "float32") -> None:
         self._core = native.load()
-        self._links, self.mode, self._timeout_s = links, mode, timeout_s
+        self._links, self.mode, self._timeout_s, self._dtype = links, mode, timeout_s, dtype
         ranges = [shard_range(s, len(links)) for s in range(len(links))]
         self.server_of_shard = np.repeat(np.arange(len(links), dtype=np.uint16), [high - low for low, high in ranges])
         assert len(self.server_of_shard) == NUM_SHARDS
@@ -97,7 +99,7 @@ class Client:
             TableError, ConfigError: another trainer opened it differently.
         """
         numbers = self._run(lambda: [link.open(spec.to_json(), self.mode, self._timeout_s) for link in self._links])
-        self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt), rate)
+        self.tables[spec.name] = Table(spec, numbers, self._core.Unique(spec.salt), rate, self._dtype)
         return self.tables[spec.name]
 
     def pull(self, wanted: list[tuple[Table, Keys]], create: bool, ahead: int = 0) -> Answer[list[Pulled]]:
@@ -143,12 +145,13 @@ class Client:
             self._run(lambda part=part, weights=weights: self._assign(table, part, weights))  # type: ignore[misc]
 
     def read(self, table: Table, keys: Keys) -> Values:
-        """Return the rows ``float32[n, dim]`` of keys, making none, after all pushes so far."""
+        """Return the rows ``float32[n, dim]`` of keys to the last bit, making none, after all pushes so far."""
         self.flush()
+        exact = Table(table.spec, table.numbers, table.unique, table.rate)
         out = np.empty((len(keys), table.spec.dim), dtype=np.float32)
         rows = max(1, FRAME_ROWS_BYTES // (4 * table.spec.dim + 8))
         for start in range(0, len(keys), rows):
-            (pulled,) = self.pull([(table, keys[start : start + rows])], create=False).result()
+            (pulled,) = self.pull([(exact, keys[start : start + rows])], create=False).result()
             self._core.expand(pulled.rows, pulled.inverse, out[start : start + rows])
         return out
 
@@ -249,7 +252,7 @@ class Client:
             for s in range(len(self._links))
         ]
         for server, link in enumerate(self._links):
-            link.ask_pull(step, create, [(t.numbers[server], t.spec.dim, p.keys[cut]) for cut, t, p in parts[server]])
+            link.ask_pull(step, create, [(t.numbers[server], t.spec.dim, p.keys[cut], t.dtype) for cut, t, p in parts[server]])
         refused: list[FleetError] = []
         for server, link in enumerate(self._links):
             try:
@@ -271,7 +274,7 @@ class Client:
                 if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
                     own = float(np.float32(rate) * np.float32(table.rate))  # as Paddle computes it
                     seen = None if g.sightings is None else np.ascontiguousarray(g.sightings[:, cut])
-                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own, seen))
+                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own, seen, table.dtype))
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 began = time.perf_counter()
                 try:

@@ -47,6 +47,7 @@ class Blocks:
         spec = TableSpec(name=name, dim=BLOCK, optimizer=kind.optimizer, hyper=kind.hyper, initializer="constant",
                          init_args=(0.0, 0.0), seed=0, vocabulary=start)  # fmt: skip
         self.table: Table = session.open(spec, kind.rate)
+        self.table.dtype = "float32"  # the strategy's wire is about rows: few floats, and every sample uses each of them
         self.keys = np.arange(start, dtype=np.uint64)
         self.values = np.zeros((start, BLOCK), dtype=np.float32)  # as last written to the parameters
         self._gradient = np.zeros((start, BLOCK), dtype=np.float32)  # zero behind each parameter's end, for ever

@@ -19,7 +19,7 @@ import numpy as np
 
 from fleet import __version__, env, logger
 from fleet.errors import ConfigError, FleetError, PeerLost
-from fleet.parameter_server import endpoint, wire
+from fleet.parameter_server import endpoint, native, sections, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.tables import Gradient, Keys, Values
@@ -32,13 +32,14 @@ MAX_ATTEMPTS = 10  # lines that break one after the other in the same request
 ANSWER_MARGIN_S = 15.0  # beyond timeout_s, for the server to say itself whom it waits for
 
 Result = TypeVar("Result")
+Wanted = tuple[int, int, Keys, str]  # of a pull: a table's number, dim and keys, and how its rows come over the wire
 
 
 class Link(Protocol):
     """What the client asks of one server."""
 
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int: ...
-    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None: ...
+    def ask_pull(self, step: int, create: bool, wanted: list[Wanted]) -> None: ...
     def take_pull(self, outs: list[Values]) -> None: ...
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None: ...
@@ -52,24 +53,32 @@ class Link(Protocol):
 
 
 class LocalLink:
-    """A server in the trainer's own process: no bytes, no thread."""
+    """A server in the trainer's own process: no bytes, no thread; values are rounded as on the way to another one."""
 
     def __init__(self, service: Service, incarnation: int) -> None:
         self._service, self._incarnation = service, incarnation
         service.incarnations[0] = incarnation
-        self._asked: tuple[int, bool, list[tuple[int, int, Keys]]] = (0, False, [])
+        self._asked: tuple[int, bool, list[Wanted]] = (0, False, [])
 
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int:
         return self._service.open(spec, mode, timeout_s)
 
-    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
+    def ask_pull(self, step: int, create: bool, wanted: list[Wanted]) -> None:
         self._asked = step, create, wanted
 
     def take_pull(self, outs: list[Values]) -> None:
         step, create, wanted = self._asked
-        self._service.pull(0, step, create, [(table, keys, out) for (table, _, keys), out in zip(wanted, outs, strict=True)])
+        self._service.pull(0, step, create, [(table, keys, out) for (table, _, keys, _), out in zip(wanted, outs, strict=True)])
+        for (table, _, _, dtype), out in zip(wanted, outs, strict=True):
+            if dtype == "float32":
+                continue
+            out[...], bad = sections.rounded(self._service.tables.core, out, dtype)
+            if bad and dtype == "float16":
+                raise self._service.tables.beyond_float16(table, bad)
 
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
+        core = self._service.tables.core  # what becomes infinite here is refused below, as on a server
+        gradients = [g._replace(values=sections.rounded(core, g.values, g.dtype)[0]) for g in gradients]
         self._service.push(0, self._incarnation, sequence, step, gradients)
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
@@ -119,6 +128,8 @@ class SocketLink:
         self._opened: list[dict[str, Any]] = []  # what was asked for each table; its place here is its number for the client
         self._numbers: list[int] = []  # and this its number in the server's present life
         self._request = 0
+        self._core = native.load()
+        self._coming: list[str] = []  # dtypes of the rows that were asked for
         self._resend: Callable[[], None] = lambda: None  # sends the request under way
         self._line = self._connect(CONNECT_S)
         self._opened_in = self.life
@@ -131,16 +142,17 @@ class SocketLink:
         self._numbers.append(number)
         return len(self._opened) - 1
 
-    def ask_pull(self, step: int, create: bool, wanted: list[tuple[int, int, Keys]]) -> None:
+    def ask_pull(self, step: int, create: bool, wanted: list[Wanted]) -> None:
         head = self._head(wire.Header(wire.PULL, flags=wire.CREATE if create else 0, step=step))
-        self._send_sections(head, [wire.Section(table, len(keys), dim, _bytes(keys), None) for table, dim, keys in wanted])
+        self._coming = [dtype for _, _, _, dtype in wanted]
+        self._send_sections(head, [wire.Section(t, len(keys), dim, _bytes(keys), None, dtype=d) for t, dim, keys, d in wanted])
 
     def take_pull(self, outs: list[Values]) -> None:
         self._retry(lambda: self._read_rows(outs))
 
     def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
         head = self._head(wire.Header(wire.PUSH, sequence=sequence, step=step))
-        self._send_sections(head, [_section(g) for g in gradients])
+        self._send_sections(head, [_section(self._core, g) for g in gradients])
         self._retry(self._read_json)
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
@@ -296,8 +308,9 @@ class SocketLink:
         """Read the whole answer where it belongs, in as few system calls as it comes in pieces."""
         raw = bytearray(wire.HEADER_BYTES)
         parts = [memoryview(raw)]
-        for out in outs:
-            parts += [memoryview(bytearray(wire.SECTION_BYTES)), _bytes(out), memoryview(bytearray(-out.nbytes % 8))]
+        places = [sections.place_for(out, dtype) for out, dtype in zip(outs, self._coming, strict=True)]
+        for place in places:
+            parts += [memoryview(bytearray(wire.SECTION_BYTES)), _bytes(place), memoryview(bytearray(-place.nbytes % 8))]
         size = sum(map(len, parts))
         receive = self._line.recvmsg_into
         came = wire.receive_parts(receive, parts, wire.HEADER_BYTES)
@@ -310,6 +323,8 @@ class SocketLink:
             raise wire.WireError(f"expected {size} bytes of rows of {len(outs)} tables, got operation {head.op}")
         if came < size:
             wire.receive_parts(receive, _behind(parts, came), size - came)
+        for place, out, dtype in zip(places, outs, self._coming, strict=True):
+            sections.widen(self._core, place, out, dtype)
 
     def _read_json(self) -> Any:
         head = wire.receive_header(self._line)
@@ -345,9 +360,10 @@ class SocketLink:
                         fix=f"{self._log()}; raise timeout_s in the strategy if it is only slow")  # fmt: skip
 
 
-def _section(g: Gradient) -> wire.Section:
-    seen = (0, None) if g.sightings is None else (len(g.sightings), _bytes(g.sightings))
-    return wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(g.values), g.learning_rate, *seen)
+def _section(core: Any, g: Gradient) -> wire.Section:
+    values, _ = sections.narrowed(core, g.values, g.dtype)  # what becomes infinite is refused by the server
+    section = wire.Section(g.table, len(g.keys), g.values.shape[1], _bytes(g.keys), _bytes(values), g.learning_rate, dtype=g.dtype)
+    return section if g.sightings is None else section._replace(num_sightings=len(g.sightings), sightings=_bytes(g.sightings))
 
 
 def _bytes(array: Any) -> memoryview:

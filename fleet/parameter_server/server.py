@@ -20,12 +20,12 @@ import numpy as np
 
 from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError, PeerLost, TableError
-from fleet.parameter_server import endpoint, native, prometheus, sightings, wire
+from fleet.parameter_server import endpoint, native, prometheus, sections, wire
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.ledger import Ledger
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.snapshot import manifest
-from fleet.parameter_server.tables import Gradient, Keys, Values
+from fleet.parameter_server.tables import Gradient
 
 GREETING_S = 10.0  # to prove the secret
 BODY_S = 30.0  # silence inside a frame
@@ -183,20 +183,25 @@ class Server:
         if head.op == wire.PULL:
             self._answer_pull(line, head, wire.unpack_sections(body, head.num_tables))
         elif head.op == wire.PUSH:
-            parts = _numeric(wire.unpack_sections(body, head.num_tables))
-            seen = [sightings.of_bytes(s.sightings, s.num_sightings, s.num_keys) for s, _, _ in parts]
-            gradients = [Gradient(s.table, k, v, s.learning_rate, n) for (s, k, v), n in zip(parts, seen, strict=True)]
+            gradients = [self._gradient(s) for s in wire.unpack_sections(body, head.num_tables)]
             service.push(head.trainer, head.incarnation, head.sequence, head.step, gradients)
             wire.send(line, done, (b"{}",))
         elif head.op == wire.ASSIGN:
-            parts = _numeric(wire.unpack_sections(body, head.num_tables))
-            service.assign(head.trainer, head.incarnation, head.sequence, [(s.table, k, v) for s, k, v in parts])
+            parts = wire.unpack_sections(body, head.num_tables)
+            if any(s.dtype != "float32" for s in parts):
+                raise wire.WireError("ASSIGN takes float32")
+            rows = [(s.table, *sections.keys_and_values(service.tables.core, s)) for s in parts]
+            service.assign(head.trainer, head.incarnation, head.sequence, rows)
             wire.send_json(line, done, {})
         elif head.op == wire.BYE:
             wire.send_json(line, done, {})
             self._note_end(head.trainer)
         else:
             wire.send_json(line, done, self._answer_json(head, wire.load_json(head, body)))
+
+    def _gradient(self, s: wire.Section) -> Gradient:
+        keys, values = sections.keys_and_values(self._service.tables.core, s)
+        return Gradient(s.table, keys, values, s.learning_rate, sections.sightings_of(s), s.dtype)
 
     def _answer_json(self, head: wire.Header, ask: Any) -> Any:
         if not isinstance(ask, dict):
@@ -228,42 +233,46 @@ class Server:
             return service.status()
         raise wire.WireError(f"operation {head.op} is unknown")
 
-    def _answer_pull(self, line: socket.socket, head: wire.Header, sections: list[wire.Section]) -> None:
+    def _answer_pull(self, line: socket.socket, head: wire.Header, wanted: list[wire.Section]) -> None:
         """Send rows in chunks that are gathered and sent while they are in the cache."""
         service = self._service
         size = 0
-        for s in sections:
+        for s in wanted:
             if s.keys is None or s.dim != service.tables.dim(s.table):
                 raise TableError(f"a pull of dim {s.dim} from table {s.table}", at=f"server {service.server}",
                                  fix=f"ask for keys with dim {service.tables.dim(s.table)}")  # fmt: skip
-            size += wire.SECTION_BYTES + -(-4 * s.num_keys * s.dim // 8) * 8
+            size += wire.SECTION_BYTES + -(-wire.VALUE_BYTES[s.dtype] * s.num_keys * s.dim // 8) * 8
         if size > wire.MAX_BODY_BYTES:
             raise TableError(f"{size} bytes of rows in one answer", at=f"server {service.server}", fix="ask for fewer keys at once")
         service.wait(head.trainer, head.step)
         if head.flags & wire.CREATE:
-            service.room_to_pull([(s.table, np.frombuffer(s.keys or b"", dtype=np.uint64)) for s in sections])
-        answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(sections), request=head.request)
-        sender = _Sender(line, wire.pack_header(answer))
+            service.room_to_pull([(s.table, np.frombuffer(s.keys or b"", dtype=np.uint64)) for s in wanted])
+        answer = wire.Header(wire.ROWS, body_bytes=size, num_tables=len(wanted), request=head.request)
+        # A float16 may be too small for a weight: such an answer goes out once it is known that all fit.
+        sender = _Sender(line, wire.pack_header(answer), whole=any(s.dtype == "float16" for s in wanted))
         try:
-            with service.statistics.pulling([(s.table, s.num_keys) for s in sections]):
-                self._send_rows(sender, sections, bool(head.flags & wire.CREATE))
+            with service.statistics.pulling([(s.table, s.num_keys) for s in wanted]):
+                self._send_rows(sender, wanted, bool(head.flags & wire.CREATE))
         except (FleetError, MemoryError) as error:
             if not sender.begun and isinstance(error, FleetError):
                 raise
             raise ConnectionAbortedError(f"an answer broke off: {error!r}") from error  # an ERROR would be taken for rows
 
-    def _send_rows(self, sender: _Sender, sections: list[wire.Section], create: bool) -> None:
+    def _send_rows(self, sender: _Sender, wanted: list[wire.Section], create: bool) -> None:
         tables = self._service.tables
-        for s in sections:
+        for s in wanted:
             keys = np.frombuffer(s.keys or b"", dtype=np.uint64)
-            reply = wire.Section(s.table, s.num_keys, s.dim, None, memoryview(b""))
+            reply = wire.Section(s.table, s.num_keys, s.dim, None, memoryview(b""), dtype=s.dtype)
             sender.add(wire.section_head(reply))
             rows = max(1, CHUNK_BYTES // (4 * s.dim))
             for start in range(0, s.num_keys, rows):
                 part = keys[start : start + rows]
                 found = np.empty((len(part), s.dim), dtype=np.float32)
                 tables.pull(s.table, part, found, create)
-                sender.add(found.data.cast("B"))
+                halves, bad = sections.narrowed(tables.core, found, s.dtype)
+                if bad and s.dtype == "float16":
+                    raise tables.beyond_float16(s.table, bad)
+                sender.add(halves.data.cast("B"))
             sender.add(wire.padding(reply))
         sender.flush()
 
@@ -297,34 +306,21 @@ class Server:
 class _Sender:
     """Sends an answer in pieces of about CHUNK_BYTES: a small one in a single system call, which wakes its reader once."""
 
-    def __init__(self, line: socket.socket, header: bytes) -> None:
-        self._line, self._parts, self._held = line, [memoryview(header)], 0
+    def __init__(self, line: socket.socket, header: bytes, whole: bool) -> None:
+        self._line, self._parts, self._held, self._whole = line, [memoryview(header)], 0, whole
         self.begun = False  # something went out
 
     def add(self, part: bytes | memoryview) -> None:
         if len(part):
             self._parts.append(memoryview(part))
             self._held += len(part)
-        if self._held >= CHUNK_BYTES:
+        if self._held >= CHUNK_BYTES and not self._whole:
             self.flush()
 
     def flush(self) -> None:
         self.begun = True
         wire.send_parts(self._line, self._parts)
         self._parts, self._held = [], 0
-
-
-
-
-def _numeric(sections: list[wire.Section]) -> list[tuple[wire.Section, Keys, Values]]:
-    found = []
-    for s in sections:
-        if s.keys is None or s.values is None:
-            raise wire.WireError(f"table {s.table} comes without keys or values")
-        keys = np.frombuffer(s.keys, dtype=np.uint64)
-        values = np.frombuffer(s.values, dtype=np.float32).reshape(s.num_keys, s.dim)
-        found.append((s, keys, values))
-    return found
 
 
 def run(role: env.Role) -> None:

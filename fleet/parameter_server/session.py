@@ -207,7 +207,7 @@ class Session:
         world_size, timeout_s = self._runtime.role.world_size, self._runtime.timeout_s
         if self._local:
             return LocalCopies(links, self._mode, timeout_s, int(block["k_steps"]), world_size)
-        return Client(links, self._mode, timeout_s)
+        return Client(links, self._mode, timeout_s, str(block["wire"]))
 
     @property
     def alone(self) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.errors import ConfigError, TableError
-from fleet.parameter_server import native, sightings
+from fleet.parameter_server import native, sections, sightings
 from fleet.parameter_server.sightings import Sightings
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 
@@ -32,6 +32,7 @@ class Gradient(NamedTuple):
     values: Values  # float32[n, dim]
     learning_rate: float
     sightings: Sightings | None = None  # of the keys: tables with row life
+    dtype: str = "float32"  # of wire.DTYPES: how the values come over the wire
 
 
 class Tables:
@@ -133,7 +134,7 @@ class Tables:
         sightings.check(gradient.sightings, spec.life.num_sightings, len(gradient.keys), spec.name, f"server {self.server}")
         bad = self.core.count_nonfinite(gradient.values.reshape(-1))
         if bad:
-            raise self._not_finite(spec.name, bad, f"trainer {trainer}")
+            raise self._not_finite(spec.name, bad, f"trainer {trainer}", gradient.dtype)
 
     def apply(self, gradient: Gradient, step: int, origin: str) -> None:
         """Move the rows by one step of the table's row optimizer.
@@ -150,7 +151,7 @@ class Tables:
         except MemoryError as error:
             raise self._full(gradient.table, error) from None
         if bad:
-            raise self._not_finite(self.specs[gradient.table].name, bad, origin)
+            raise self._not_finite(self.specs[gradient.table].name, bad, origin, gradient.dtype)
 
     def apply_all(self, trainer: int, step: int, gradients: list[Gradient]) -> None:
         """Check all gradients of one trainer's push, then apply them: of a push that is refused nothing was applied.
@@ -164,10 +165,15 @@ class Tables:
             self.apply(gradient, step, f"trainer {trainer}")
 
     def assign(self, table: int, keys: Keys, values: Values) -> None:
-        """Set rows, with a fresh row state: an nn.Embedding's present weight."""
+        """Set rows, with a fresh row state: an nn.Embedding's present weight.
+
+        Raises:
+            TableError: another shape, or weights that are not finite as the table stores them; nothing was changed.
+        """
         if values.shape != (len(keys), self.dim(table)):
             raise TableError(f"rows of shape {values.shape} for table {self.specs[table].name!r}", at=f"server {self.server}",
                              fix=f"send float32[num_keys, {self.dim(table)}]")  # fmt: skip
+        self._refuse_infinite(table, values)
         try:
             self._table(table).assign(keys, values)
         except MemoryError as error:
@@ -217,12 +223,30 @@ class Tables:
             fix = "send the fields in the ranges that docs/wire.md gives"
             raise TableError(f"no such table: {error}", at=f"table {spec.name!r}", fix=fix) from None
 
-    def _not_finite(self, table: str, count: int, origin: str) -> TableError:
-        return TableError(
-            f"{count} NaN or infinite gradient values for table {table!r} from {origin}; the table is unchanged",
-            at=f"server {self.server}",
-            fix="lower the learning rate, or find the batch: the loss was not finite either",
-        )
+    def _refuse_infinite(self, table: int, values: Values) -> None:
+        name, stored = self.specs[table].name, self.specs[table].weights
+        bad = self.core.count_nonfinite(values.reshape(-1))
+        if bad:
+            fix = "find out where they come from: a checkpoint of a job that diverged, or weights that were never set"
+            raise TableError(f"{bad} NaN or infinite weights for table {name!r}", at=f"server {self.server}", fix=fix)
+        _, bad = sections.narrowed(self.core, values, stored)
+        if bad:
+            what = f"{bad} weights for table {name!r} are too large for the {stored} in which it stores them"
+            fix = "give the table weights='bfloat16' or 'float32'" if stored == "float16" else "give the table weights='float32'"
+            raise TableError(what, at=f"server {self.server}", fix=fix)
+
+    def beyond_float16(self, table: int, count: int) -> TableError:
+        """Return the error of a pull whose rows do not fit the float16 that was asked for."""
+        what = f"{count} weights of table {self.specs[table].name!r} are not finite as float16, which ends at 65504"
+        return TableError(what, at=f"server {self.server}", fix="set wire of parameter_server to bfloat16 or float32")
+
+    def _not_finite(self, table: str, count: int, origin: str, dtype: str) -> TableError:
+        what = f"{count} NaN or infinite gradient values for table {table!r} from {origin}; the table is unchanged"
+        fix = "lower the learning rate, or find the batch: the loss was not finite either"
+        if dtype == "float16":
+            what = f"{what} (they came as float16, which ends at 65504)"
+            fix = "set wire to bfloat16, or lower the loss scale or the learning rate, or find the batch if its loss was not finite"
+        return TableError(what, at=f"server {self.server}", fix=fix)
 
 
 class PushTurn:

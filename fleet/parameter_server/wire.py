@@ -1,7 +1,7 @@
 """The bytes between a trainer and a server. ``docs/wire.md`` says the same for a reader without this code.
 
 A frame is a 64-byte header and a body. The body of PULL, ROWS, PUSH and ASSIGN is ``num_tables`` sections, each a 32-byte
-head, then ``uint64[num_keys]`` keys, ``float32[num_keys, dim]`` values and ``uint32[num_keys]`` shows and
+head, then ``uint64[num_keys]`` keys, ``[num_keys, dim]`` values of one of ``DTYPES`` and ``uint32[num_keys]`` shows and
 clicks, as its ``content`` says; zeros behind values and behind clicks up to a multiple of 8 bytes. Other bodies are JSON.
 All integers are little endian. Nothing is ever unpickled.
 A frame's limits are checked before memory is taken.
@@ -36,6 +36,8 @@ CHALLENGE, PROOF, WELCOME, TABLE, PULL, ROWS, PUSH, ASSIGN, SAVE, LOAD, STATUS, 
 SECTIONED = frozenset((PULL, ROWS, PUSH, ASSIGN))  # bodies of sections; the others are JSON, or the handshake's
 CREATE = 1  # flag of PULL: rows that are missing are made
 KEYS, VALUES, SHOWS, CLICKS = 1, 2, 4, 8  # bits of a section's content
+DTYPES = ("float32", "bfloat16", "float16")  # how values may lie in a section; its number there is the place here
+VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 _KINDS: dict[str, type[FleetError]] = {k.__name__: k for k in (ConfigError, PeerLost, SnapshotError, TableError)}
 
@@ -65,6 +67,7 @@ class Section(NamedTuple):
     learning_rate: float = 0.0
     num_sightings: int = 0  # 1: shows; 2: shows and clicks
     sightings: memoryview | None = None  # uint32[num_sightings, num_keys]
+    dtype: str = "float32"  # of DTYPES: of the values; PULL: of those that are wanted
 
 
 class Line(Protocol):
@@ -115,28 +118,31 @@ def section_head(s: Section) -> bytes:
     """Return the 32 bytes before a section's keys and values."""
     content = (KEYS if s.keys is not None else 0) | (VALUES if s.values is not None else 0)
     content |= (0, SHOWS, SHOWS | CLICKS)[s.num_sightings]
-    return SECTION.pack(s.table, content, s.num_keys, s.dim, 0, s.learning_rate)
+    return SECTION.pack(s.table, content, s.num_keys, s.dim, DTYPES.index(s.dtype), s.learning_rate)
 
 
 def padding(s: Section) -> bytes:
     """Return the zeros after a section's values, so that the next section begins at a multiple of 8."""
-    return bytes(-4 * s.num_keys * s.dim % 8) if s.values is not None else b""
+    return bytes(-VALUE_BYTES[s.dtype] * s.num_keys * s.dim % 8) if s.values is not None else b""
 
 
 def unpack_sections(body: memoryview, num_tables: int) -> list[Section]:
     """Cut a body into sections, without a copy.
 
     Raises:
-        WireError: the sections do not fill the body exactly.
+        WireError: the sections do not fill the body exactly, or values are of no dtype of ours.
     """
     sections, at = [], 0
     for _ in range(num_tables):
         if at + SECTION_BYTES > len(body):
             raise WireError("the body ends inside a section's head")
-        table, content, num_keys, dim, _, rate = SECTION.unpack_from(body, at)
+        table, content, num_keys, dim, number, rate = SECTION.unpack_from(body, at)
         at += SECTION_BYTES
+        if number >= len(DTYPES):
+            raise WireError(f"section of table {table}: there is no dtype {number}")
+        dtype = DTYPES[number]
         keys_bytes = 8 * num_keys if content & KEYS else 0
-        values_bytes = 4 * num_keys * dim if content & VALUES else 0
+        values_bytes = VALUE_BYTES[dtype] * num_keys * dim if content & VALUES else 0
         num_sightings = bool(content & SHOWS) + bool(content & CLICKS)
         seen_bytes = 4 * num_keys * num_sightings
         if content & CLICKS and not content & SHOWS:
@@ -149,7 +155,7 @@ def unpack_sections(body: memoryview, num_tables: int) -> list[Section]:
         at += values_bytes + -values_bytes % 8
         seen = body[at : at + seen_bytes] if num_sightings else None
         at += seen_bytes + -seen_bytes % 8
-        sections.append(Section(table, num_keys, dim, keys, values, rate, num_sightings, seen))
+        sections.append(Section(table, num_keys, dim, keys, values, rate, num_sightings, seen, dtype))
     if at != len(body):
         raise WireError(f"{len(body) - at} bytes after the last section")
     return sections

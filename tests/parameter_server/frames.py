@@ -60,6 +60,8 @@ class Layout:
 
 HEADER, SECTION = Layout("Frames"), Layout("Sections")
 OPS = {name: int(op) for op, name, *_ in table_of("Operations", "op")}
+DTYPES = {name: int(number) for number, name, *_ in table_of("Sections", "number")}
+VALUE_BYTES = {name: int(size) for _, name, size, _ in table_of("Sections", "number")}
 LIMITS = {name: value for name, value, _ in table_of("Limits and deadlines", "limit")}
 
 
@@ -71,16 +73,33 @@ def header(op: int, *, magic: bytes = b"FLT1", version: int = 1, **fields: Any) 
 
 
 def section(table: int, dim: int, keys: Any = None, values: Any = None, learning_rate: float = 0.0, lies: Any = None,
-            seen: Any = None) -> bytes:  # fmt: skip
+            seen: Any = None, dtype: str = "float32") -> bytes:  # fmt: skip
     """Return one section; ``seen`` is shows, or shows and clicks; ``lies`` replaces fields of its head."""
     content = (1 if keys is not None else 0) + (2 if values is not None else 0) + (0 if seen is None else (4, 12)[len(seen) - 1])
     num_keys = len(keys if keys is not None else values)
-    true = dict(table=table, content=content, num_keys=num_keys, dim=dim, learning_rate=learning_rate)
+    true = dict(table=table, content=content, num_keys=num_keys, dim=dim, dtype=DTYPES[dtype], learning_rate=learning_rate)
     body = b"" if keys is None else np.asarray(keys, dtype="<u8").tobytes()
-    body += b"" if values is None else np.asarray(values, dtype="<f4").tobytes()
+    body += b"" if values is None else bits(values, dtype).tobytes()
     body += bytes(-len(body) % 8)
     body += b"" if seen is None else np.asarray(seen, dtype="<u4").tobytes()
     return SECTION.pack(**{**true, **(lies or {})}) + body + bytes(-len(body) % 8)
+
+
+def bits(values: Any, dtype: str) -> Any:
+    """Return values as the document lets them lie on the wire, rounded to nearest, ties to even."""
+    whole = np.asarray(values, dtype="<f4")
+    if dtype == "bfloat16":  # the upper half, by integer arithmetic; finite numbers and infinities
+        number = whole.view("<u4")
+        return ((number + 0x7FFF + (number >> 16 & 1)) >> 16).astype("<u2")
+    with np.errstate(over="ignore"):
+        return whole if dtype == "float32" else whole.astype("<f2").view("<u2")
+
+
+def widened(raw: Any, dtype: str) -> Any:
+    """Return as float32 what lies on the wire."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(raw, "<u2").astype("<u4") << 16).view("<f4")
+    return np.frombuffer(raw, "<f4") if dtype == "float32" else np.frombuffer(raw, "<f2").astype("<f4")
 
 
 def frame(name: str, body: bytes = b"", **fields: Any) -> bytes:
@@ -137,18 +156,22 @@ class Peer:
         assert "table" in answer, answer
         return int(answer["table"])
 
-    def pull(self, wanted: Sequence[tuple[int, int, Any]], create: bool = True, step: int = 0) -> list[Any]:
+    def pull(self, wanted: Sequence[tuple[int, int, Any]], create: bool = True, step: int = 0,
+             dtypes: Sequence[str] = ()) -> list[Any]:  # fmt: skip
         """Return the rows of ``(table, dim, keys)`` of several tables."""
-        body = b"".join(section(table, dim, keys) for table, dim, keys in wanted)
+        dtypes = dtypes or ["float32"] * len(wanted)
+        body = b"".join(section(table, dim, keys, dtype=d) for (table, dim, keys), d in zip(wanted, dtypes, strict=True))
         head, answer = self.ask("PULL", body, num_tables=len(wanted), flags=int(create), step=step)
         assert head["op"] == OPS["ROWS"] and head["num_tables"] == len(wanted), (head, answer[:500])
         found, at = [], 0
-        for table, dim, keys in wanted:
+        for (table, dim, keys), dtype in zip(wanted, dtypes, strict=True):
             told = SECTION.unpack(answer[at : at + SECTION.size])
             assert (told["table"], told["content"], told["num_keys"], told["dim"]) == (table, 2, len(keys), dim)
+            assert told["dtype"] == DTYPES[dtype]
             at += SECTION.size
-            found.append(np.frombuffer(answer, "<f4", len(keys) * dim, at).reshape(len(keys), dim))
-            at += len(keys) * dim * 4 + -len(keys) * dim * 4 % 8
+            size = len(keys) * dim * VALUE_BYTES[dtype]
+            found.append(widened(answer[at : at + size], dtype).reshape(len(keys), dim))
+            at += size + -size % 8
         assert at == len(answer)
         return found
 

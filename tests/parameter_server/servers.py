@@ -93,9 +93,9 @@ class Servers:
         return [SocketLink(a, i, SECRET, rank, incarnation, timeout_s, self.n, return_s, job) for i, a in links]
 
     def client(self, rank: int = 0, mode: str = "sync", incarnation: int = 1, timeout_s: float = 20,
-               through: tuple[str, ...] = (), staleness: int = 0) -> Client:  # fmt: skip
+               through: tuple[str, ...] = (), staleness: int = 0, dtype: str = "float32") -> Client:  # fmt: skip
         """Return a trainer's client; it is closed with the servers."""
-        client = Client(self.links(rank, incarnation, timeout_s, through), Mode(mode, staleness), timeout_s)
+        client = Client(self.links(rank, incarnation, timeout_s, through), Mode(mode, staleness), timeout_s, dtype)
         self._clients.append(client)
         return client
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from frames import HEADER, OPS, SECTION, Peer, frame, header, section
+from frames import DTYPES, HEADER, OPS, SECTION, Peer, frame, header, section
 from servers import SECRET, Servers
 
 NUMBERS = [0, 1, 2, 3, 4, 7, 255, 2**16 - 1, 2**31, 2**32 - 1]
@@ -28,8 +28,9 @@ def _almost(rng: random.Random, table: int) -> bytes:
                 field = rng.choice(SECTION.names)
                 lies[field] = rng.choice(WIDE if field == "num_keys" else NUMBERS)
             values = np.frombuffer(rng.randbytes(16 * n), "<f4").reshape(n, 4) if name != "PULL" else None
+            dtype = rng.choice(["float32", *DTYPES]) if name != "ASSIGN" else "float32"
             keys = [1000 + rng.randrange(50) for _ in range(n)]
-            parts.append(section(table, 4, keys, values, rng.choice([0.0, 1.0, 1e300]), lies))
+            parts.append(section(table, 4, keys, values, rng.choice([0.0, 1.0, 1e300]), lies, dtype=dtype))
         body, fields = b"".join(parts), {"num_tables": len(parts)}
     else:
         lies_json = b'{"directory": "/nowhere/x", "manifest": {}}'
