@@ -55,14 +55,14 @@ class Far:
 
     def check(self) -> None:
         number = np.arange(IDS, dtype=np.uint64)
-        self.link.ask_pull(0, False, [(self.table, DIM, splitmix64(number))])
+        self.link.ask_pull(0, False, [(self.table, DIM, splitmix64(number), "float32")])
         self.link.take_pull([self.buffer])
         if not np.array_equal(self.buffer[:, 3], (number % np.uint64(1000)).astype(np.float32)):
             raise SystemExit("wrong answer: the server gives other rows than were sent")
 
     def pull(self, calls: int) -> float:
         def once(keys: U64) -> None:
-            self.link.ask_pull(0, False, [(self.table, DIM, keys)])
+            self.link.ask_pull(0, False, [(self.table, DIM, keys, "float32")])
             self.link.take_pull([self.buffer])
 
         return self._timed(calls, once)

@@ -116,8 +116,10 @@ class Frames:
     def _section(self, op: int) -> wire.Section:
         n = self._rng.randrange(5)
         keys = np.array([1000 + self._rng.randrange(50) for _ in range(n)], np.uint64)
-        values = np.frombuffer(self._rng.randbytes(16 * n), np.float32)
-        return wire.Section(self._table, n, 4, keys.data.cast("B"), values.data.cast("B"), self._rng.choice((0.0, 1.0, 1e300)))
+        dtype = self._rng.choice(wire.DTYPES) if op != wire.ASSIGN else "float32"
+        values = memoryview(self._rng.randbytes(4 * n * wire.VALUE_BYTES[dtype]))
+        rate = self._rng.choice((0.0, 1.0, 1e300))
+        return wire.Section(self._table, n, 4, keys.data.cast("B"), values, rate, dtype=dtype)
 
     def _question(self, op: int) -> Any:
         if op == wire.TABLE:

@@ -141,9 +141,9 @@ def test_weights_that_are_not_finite_are_not_assigned(make: Any, stored: str, be
         if wrong is not None:
             values = np.full((5, DIM), 2.0, np.float32)
             values[:, 1] = wrong
-            with pytest.raises(TableError, match=rf"{said}.*for table|for table 'assigned {stored}' are {said}") as refused:
+            with pytest.raises(TableError, match="for table 'assigned") as refused:
                 assign(client, table, values)
-            assert refused.value.fix and refused.value.at == "server 0"
+            assert said in refused.value.what and refused.value.fix and refused.value.at.startswith("server ")
     np.testing.assert_array_equal(client.read(table, KEYS), before)
 
 
