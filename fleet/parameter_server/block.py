@@ -6,7 +6,6 @@ from typing import Any
 from fleet.config import Field
 from fleet.errors import ConfigError, StrategyConflict
 from fleet.parameter_server.spec import FLAGS, OPTIMIZERS, STATES, WEIGHTS
-from fleet.parameter_server.wire import DTYPES
 
 NAME = "parameter_server"
 # What a row optimizer may be told; its flags, but for the one that is not the user's to set, are True or False.
@@ -35,7 +34,7 @@ FIELDS: tuple[Field, ...] = (
           "the mean", choices=WEIGHTS),
     Field("state", str, "float32", "how the servers store row state", choices=STATES),
     Field("wire", str, "float32", "how rows and their gradients travel between trainers and servers; 16 bits halve the bytes",
-          choices=DTYPES),
+          choices=WEIGHTS),
     Field("when_full", str, "refuse", "what a server does at --server_memory: refuse new rows, which ends the job, or evict others",
           choices=("refuse", "evict")),
     Field("on_server_loss", str, None, "what a job with --server_restarts does when one is lost (docs/failure.md); None: rollback "

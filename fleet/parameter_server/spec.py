@@ -30,7 +30,7 @@ OPTIMIZERS: dict[str, dict[str, tuple[float, float, float]]] = {
     "ftrl": {"l1": _POSITIVE, "l2": _POSITIVE, "beta": (1.0, 1e-37, 1e30)},
 }
 FLAGS = ("nesterov", "dense")  # constants that are 0 or 1
-WEIGHTS = ("float32", "bfloat16", "float16")  # how weights may be stored
+WEIGHTS = ("float32", "bfloat16", "float16")  # how weights may be stored, and how rows and gradients travel
 STATES = ("float32", "bfloat16")  # and row state
 INITIALIZERS = ("uniform", "normal", "constant")
 MAX_NAME = 200  # bytes of a table's name as a directory of a snapshot; file systems allow 255

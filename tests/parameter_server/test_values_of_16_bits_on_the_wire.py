@@ -8,6 +8,7 @@ from typing import Any
 
 import frames
 import numpy as np
+import paddle
 import pytest
 from frames import HEADER, OPS, Peer, bits, section, widened
 from proxy import Fault, Proxy
@@ -18,8 +19,11 @@ from fleet import DistributedStrategy
 from fleet.errors import ConfigError, TableError
 from fleet.parameter_server.client import Client, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.dense import Dense
 from fleet.parameter_server.link import LocalLink
 from fleet.parameter_server.service import Service
+from fleet.parameter_server.spec import WEIGHTS
+from fleet.parameter_server.wire import DTYPES
 
 HALVES = ("bfloat16", "float16")
 KEYS = np.array([0, 5, 2**40, 2**64 - 1, 77], np.uint64)
@@ -267,8 +271,21 @@ def test_many_trainers_push_at_once() -> None:
         assert (clients[0].read(clients[0].tables["sum"], KEYS) == 1 - 60).all()
 
 
+def test_dense_parameters_stay_float32(servers: Servers) -> None:
+    layer = paddle.nn.Linear(7, 5)
+    this = session(servers, incarnation=next(_LIVES), consistency="async", wire="bfloat16", dense="server")
+    optimizer = paddle.optimizer.SGD(0.1, parameters=layer.parameters())
+    dense = Dense(this, list(layer.named_parameters()), optimizer, 1, 1)
+    before = layer.weight.numpy().copy()
+    dense.upload()
+    dense.pull()
+    assert layer.weight.numpy().tobytes() == before.tobytes() != rounded(before, "bfloat16").tobytes()
+    this.client.flush()
+
+
 def test_the_strategy_says_it() -> None:
     assert DistributedStrategy(parameter_server=True).parameter_server["wire"] == "float32"
+    assert WEIGHTS == DTYPES == tuple(frames.DTYPES)
     with pytest.raises(ConfigError, match="wire"):
         DistributedStrategy(parameter_server={"wire": "int8"})
     with pytest.raises(ConfigError, match="wire 'bfloat16' with consistency 'geo'"):
