@@ -61,7 +61,8 @@ PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "
 SERVERS_OWN = {"server", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency", "consistency.sync",
                "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.geo", "consistency.mode",
                "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest", "snapshot.saving",
-               "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections", "sightings"}  # fmt: skip
+               "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
+               "sightings"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 
