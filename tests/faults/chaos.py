@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import job
 from kill_harness import Run, kill, pid_of, wait_for
 
-from fleet.checkpoint import _verified
+from fleet import shelf
 from fleet.parameter_server import block
 
 MODES = next(field for field in block.FIELDS if field.name == "consistency").choices
@@ -70,7 +70,7 @@ def _strike(run: Run, victim: str, action: str, at_step: int, delay_s: float) ->
 def _judge(run: Run, directory: Path, mode: str, victim: str, action: str) -> None:
     job.is_over(run)
     for path in sorted((directory / "ckpt").glob("step-*")):
-        _verified(str(path))
+        shelf.read(str(path))
     if victim == "launcher":
         assert run.status in (137, 0), run.status
         return

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import kill_harness
 from kill_harness import Run
 
-from fleet.checkpoint import _verified
+from fleet import shelf
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.spec import TableSpec
@@ -50,12 +50,12 @@ def checkpoints(directory: Path) -> list[Path]:
     """Return the complete checkpoints, oldest first, each one verified: every file, and every row of the tables."""
     found = sorted((directory / "ckpt").glob("step-*"))
     for path in found:
-        _verified(str(path))
+        shelf.read(str(path))
         tables = json.loads((path / "tables/manifest.json").read_text())
         service = Service(0, 1, 1)
         for table in tables["tables"].values():
             service.open(TableSpec.from_json(table["spec"]).to_json(), Mode("sync"), 60.0)
-        rows = service.load(str(path / "tables"), tables)
+        rows = service.load({"chain": [{"directory": str(path / "tables"), "manifest": tables}], "keep_state": True})
         assert all(rows.values()), rows
     return found
 

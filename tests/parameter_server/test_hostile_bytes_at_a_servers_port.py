@@ -299,9 +299,10 @@ class TestRefusedButTheLineGoesOn:
 
     @pytest.mark.parametrize("directory", [3, None, "relative", "", ["/tmp"]])
     def test_a_directory_that_is_no_absolute_path(self, peer: Peer, directory: object) -> None:
-        ask = json.dumps({"directory": directory, "manifest": {}}).encode()
-        for name in ("SAVE", "LOAD"):
-            assert "directory must be an absolute path" in self.refused(peer, name, ask)["what"]
+        save = {"snapshot": "s", "directory": directory, "parent": None, "delta": False}
+        assert "directory must be an absolute path" in self.refused(peer, "SAVE", json.dumps(save).encode())["what"]
+        load = {"chain": [{"directory": directory, "manifest": {}}], "keep_state": True}
+        assert "no absolute path" in self.refused(peer, "LOAD", json.dumps(load).encode())["what"]
 
     @pytest.mark.parametrize("ask", [{}, {"directory": "/nowhere", "manifest": {}}, {"directory": "/x", "manifest": {"tables": 5}}])
     def test_a_manifest_that_is_none(self, peer: Peer, ask: dict[str, object]) -> None:
