@@ -88,7 +88,7 @@ def _write(path: str, spec: TableSpec, source: str, parts: list[Mapping[str, Any
     counts = np.zeros(1 << bits, dtype=np.uint64)
     sizes = {"index": 8 * (len(counts) + 1), "keys": 8 * n, "rows": n * spec.dim * (4 if dtype == "float32" else 2)}
     shapes = {"index": ("U64", [len(counts) + 1]), "keys": ("U64", [n]), "rows": (DTYPES[dtype], [n, spec.dim])}
-    head = _header(shapes, sizes, {"format": "fleet frozen 1", "salt": str(spec.salt), "bits": str(bits)})
+    head = header(shapes, sizes, {"format": "fleet frozen 1", "salt": str(spec.salt), "bits": str(bits)})
     at = dict(zip(sizes, np.cumsum([len(head), *sizes.values()]).tolist(), strict=False))
     crc = dict.fromkeys(sizes, 0)
 
@@ -116,7 +116,7 @@ def _write(path: str, spec: TableSpec, source: str, parts: list[Mapping[str, Any
     return {"rows": n, "bytes": len(head) + sum(sizes.values()), "checksums": crc}
 
 
-def _header(shapes: dict[str, tuple[str, list[int]]], sizes: dict[str, int], metadata: dict[str, str]) -> bytes:
+def header(shapes: dict[str, tuple[str, list[int]]], sizes: dict[str, int], metadata: dict[str, str]) -> bytes:
     """Return the first bytes of a safetensors file, padded so that the data begins at a multiple of 64."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     begin = 0

@@ -92,18 +92,30 @@ def chain(directory: str) -> list[Link]:
         SnapshotError: one is missing, damaged, or is not the one that the delta after it was made from.
     """
     links = [read(directory)]
-    while (parent := links[-1].manifest["parent"]) is not None:
-        child = links[-1]
-        at = os.path.normpath(os.path.join(child.directory, parent["directory"]))
-        if not os.path.exists(os.path.join(at, MANIFEST)):
-            what = f"{child.directory} is a delta of a snapshot that is not there"
-            raise SnapshotError(what, at=at, fix="bring that directory back, or load a full snapshot")
-        base = read(at)
-        _check_parent(child, base)
+    while (base := base_of(links[-1])) is not None:
         links.append(base)
         if len(links) > MAX_CHAIN:
-            raise SnapshotError(f"a chain of more than {MAX_CHAIN} deltas", at=child.directory, fix="merge it into a full snapshot")
+            what = f"a chain of more than {MAX_CHAIN} deltas"
+            raise SnapshotError(what, at=links[-2].directory, fix="merge it into a full snapshot")
     return links
+
+
+def base_of(child: Link) -> Link | None:
+    """Return the snapshot that a delta continues; None if it needs none.
+
+    Raises:
+        SnapshotError: as :func:`chain`.
+    """
+    parent = child.manifest["parent"]
+    if parent is None:
+        return None
+    at = os.path.normpath(os.path.join(child.directory, parent["directory"]))
+    if not os.path.exists(os.path.join(at, MANIFEST)):
+        what = f"{child.directory} is a delta of a snapshot that is not there"
+        raise SnapshotError(what, at=at, fix="bring that directory back, or load a full snapshot")
+    base = read(at)
+    _check_parent(child, base)
+    return base
 
 
 def _check_parent(child: Link, base: Link) -> None:
