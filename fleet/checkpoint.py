@@ -154,7 +154,9 @@ class Checkpointer:
         self.step, self.epoch = int(manifest["step"]), int(manifest["epoch"])
         self._runtime.samples_trained = int(manifest["samples"])
         self._runtime.logged, self._runtime.steps = int(manifest["logged"]), self.step
-        self._note(found)
+        self._plan(found)
+        if self._track is not None:
+            self._track.note(self.step, self.epoch, self.step)
         if self._runtime.role.rank == 0:
             print(f"resumed at step {self.step} from {found}", flush=True)
         return True
@@ -189,6 +191,8 @@ class Checkpointer:
             together(runtime, "end of a checkpoint", publish, patience(runtime))
         elif runtime.role.rank == 0:
             self._publication = Publication(lambda: self._publish(step, facts, saving))
+        if self._track is not None:
+            self._track.note(step, self.epoch, step)  # the trainers' part is done; who starts again must not wait for it
 
     def wait(self) -> None:
         """Return once the last save is complete, on all trainers.
@@ -226,12 +230,10 @@ class Checkpointer:
         if every is not None and self.step % every == 0 and place["saved"] != self.step and loader.batches_done < len(loader):
             self.save()  # the others wait there
 
-    def _note(self, path: str) -> None:
+    def _plan(self, path: str) -> None:
         """Tell whoever starts processes again which checkpoint is the newest."""
         if self._runtime.recovery is not None:
             self._runtime.recovery.plan(checkpoint=path)
-        if self._track is not None:
-            self._track.note(self.step, self.epoch, self.step)
 
     def _after_step(self) -> None:
         self.step += 1
@@ -287,7 +289,7 @@ class Checkpointer:
             raise
         if saving:
             self._continue_from(self._shelf.path(step))
-        self._note(self._shelf.path(step))
+        self._plan(self._shelf.path(step))
         self._shelf.prune()
 
     def _continue_from(self, path: str) -> None:

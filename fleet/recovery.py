@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import threading
 import time
 import zlib
 from typing import Any, NamedTuple
@@ -63,6 +64,7 @@ class Recovery:
         self.place = read_position(path)  # as its earlier life left it
         self._taken, self._number = self.place.taken, 0
         self._plan = read_plan(directory)
+        self._guard = threading.Lock()  # guards _plan and its file: a checkpoint is published by a thread of its own
         with open(path, "a+b") as file:
             file.truncate(_FILE_BYTES)
             self._map = mmap.mmap(file.fileno(), _FILE_BYTES)  # outlives a kill: the pages belong to the kernel
@@ -75,7 +77,9 @@ class Recovery:
         """Change what the launcher and the servers find; trainer 0 speaks for all."""
         import json
 
-        if self._rank == 0:
+        if self._rank != 0:
+            return
+        with self._guard:
             self._plan = self._plan._replace(**changes)
             path = os.path.join(self._directory, PLAN)
             with open(path + ".tmp", "w", encoding="utf-8") as file:

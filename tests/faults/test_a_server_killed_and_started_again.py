@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def test_sync_rolls_back_and_ends_with_the_same_bits(tmp_path: Path) -> None:
         assert plain.wait(60) == 0, plain.err
         assert struck.wait(60) == 0, struck.err
         assert "server 1: ended by SIGKILL; restart 1 of 1: all processes started again" in struck.err
-        assert "resumed at step 1" in struck.log("trainer-0"), struck.log("trainer-0")
+        # Of step 10, or of the one before it, if its files were still being written.
+        assert re.search(r"resumed at step (5|10) ", struck.log("trainer-0")), struck.log("trainer-0")
         job.is_over(struck)
     finally:
         job.end(plain)
