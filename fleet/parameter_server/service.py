@@ -167,7 +167,8 @@ class Service:
         if staged is not None and apply:
             with self.tables.at_rest():
                 self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
-                self._saver.loaded(staged.id, staged.rows)
+                if staged.kept_state:  # else no delta may continue it: the base holds another optimizer's state
+                    self._saver.loaded(staged.id, staged.rows)
                 if self._consistency is not None:
                     self._consistency.restart(staged.step)
 

@@ -149,6 +149,19 @@ def test_merge_of_a_chain_of_several_numbers_of_servers(made: Any, tmp_path: Pat
     assert again.contents() == job.contents()
 
 
+def test_what_follows_a_load_without_row_state_is_full(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A delta would continue rows with the state of another row optimizer, and the chain could never be loaded."""
+    others = tuple(s._replace(optimizer="sgd", hyper=()) for s in SPECS)
+    job = Job(2, others)
+    base = trainer.load(job.client, str(tables(made[0], 3)), keep_state=False)
+    job.push(KEYS[:10], 5)
+    link = trainer.save(job.client, str(tmp_path / "next"), manifests.parent_of(base), delta=True)
+    assert link.manifest["parent"] is None and run(capsys, "verify", tmp_path / "next")[0] == 0
+    again = Job(1, others)
+    trainer.load(again.client, str(tmp_path / "next"))
+    assert again.contents() == job.contents()
+
+
 def test_a_merge_that_fails_leaves_nothing(chain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sorted(tables(chain, 1).rglob("*.safetensors"))[-1].unlink()
     status, _, error = run(capsys, "merge", chain, "--to", tmp_path / "out" / "full")

@@ -28,6 +28,7 @@ class Staged(NamedTuple):
     steps: list[int]
     applied: dict[int, tuple[int, int]]
     step: int
+    kept_state: bool
 
 
 def stage(core: Any, specs: list[TableSpec], server: int, num_servers: int, asked: Any, keep_state: bool) -> Staged:
@@ -50,7 +51,7 @@ def stage(core: Any, specs: list[TableSpec], server: int, num_servers: int, aske
         table.step = max(part["clock"] for part in newest["tables"][spec.name]["parts"])
     steps = [max(part["steps"] for part in newest["tables"][spec.name]["parts"]) for spec in specs]
     applied = {int(t): (int(v[0]), int(v[1])) for t, v in newest["applied"].items()}
-    return Staged(str(newest["id"]), rows, steps, applied, int(newest["step"]))
+    return Staged(str(newest["id"]), rows, steps, applied, int(newest["step"]), keep_state)
 
 
 def read_table(core: Any, spec: TableSpec, chain: list[Link], shards: tuple[int, int], keep_state: bool = True) -> Any:
