@@ -165,10 +165,8 @@ class Service:
         """Put what was read in force, once every server has read its part, or forget it. Without a part read it does nothing."""
         staged, self._staged = self._staged, None
         if staged is not None and apply:
-            with self.tables.at_rest():
+            with self._saver.loading(staged.id if staged.kept_state else None):
                 self.tables.rows[:], self.tables.steps[:], self.tables.applied = staged.rows, staged.steps, staged.applied
-                if staged.kept_state:  # else no delta may continue it: the base holds another optimizer's state
-                    self._saver.loaded(staged.id, staged.rows)
                 if self._consistency is not None:
                     self._consistency.restart(staged.step)
 

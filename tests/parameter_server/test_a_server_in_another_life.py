@@ -24,6 +24,7 @@ from fleet.parameter_server.ledger import MAX_ENTRIES, Ledger
 from fleet.parameter_server.link import SocketLink
 from fleet.parameter_server.session import _agree_on_servers
 from fleet.parameter_server.snapshot import trainer
+from fleet.parameter_server.tables import Gradient
 
 KEYS = np.arange(1, 9, dtype=np.uint64)
 
@@ -57,7 +58,7 @@ def mortal(tmp_path: Path) -> Any:
 
 
 def carrying_on(servers: Servers) -> Client:
-    client = Client(servers.links(return_s=10), Mode("async"), 20)
+    client = Client(servers.links(return_s=60), Mode("async"), 20)  # on a busy machine a start takes long
     servers._clients.append(client)
     client.open(spec("other", dim=2))
     client.open(spec())
@@ -100,10 +101,33 @@ def test_a_push_under_way_counts_once(mortal: Servers, tmp_path: Path) -> None:
     pushing.start()
     time.sleep(0.1)
     mortal.again(0, FLEET_REJOIN="1")
-    pushing.join(15)
+    pushing.join(90)
     assert not pushing.is_alive()
     assert value(client) == {-1.0}
     assert "lost: nothing" in mortal.log(0)
+
+
+def test_a_push_that_was_between_two_servers_when_they_cut(mortal: Servers, tmp_path: Path) -> None:
+    """Counted on server 0 and not yet on server 1: that is what each notes, so server 1's next life takes it."""
+    client = carrying_on(mortal)
+    push(client)
+    table = client.tables["t"]
+    keys, _, counts = table.unique.unique(KEYS, client.server_of_shard, 2)
+    of_server = np.split(keys, [counts[0]])
+
+    def arrives_at(server: int) -> None:
+        part = Gradient(table.numbers[server], of_server[server], np.ones((counts[server], 4), np.float32), 1.0)
+        client._run(lambda: client._links[server].push(2, 2, [part]))
+
+    arrives_at(0)
+    save(client, tmp_path)
+    arrives_at(1)
+    mortal.again(1, FLEET_REJOIN="1")
+    assert value(client) == {-1.0, 0.0}
+    assert "lost: 1 steps (1 of trainer 0)" in mortal.log(1)
+    arrives_at(1)  # once more, as its link does if the answer was lost
+    arrives_at(0)
+    assert value(client) == {-1.0}
 
 
 def test_without_a_snapshot_rows_begin_anew_and_it_is_said(mortal: Servers) -> None:

@@ -50,7 +50,7 @@ def stage(core: Any, specs: list[TableSpec], server: int, num_servers: int, aske
     for spec, table in zip(specs, rows, strict=True):
         table.step = max(part["clock"] for part in newest["tables"][spec.name]["parts"])
     steps = [max(part["steps"] for part in newest["tables"][spec.name]["parts"]) for spec in specs]
-    applied = {int(t): (int(v[0]), int(v[1])) for t, v in newest["applied"].items()}
+    applied = manifests.applied_on(newest, server, num_servers)
     return Staged(str(newest["id"]), rows, steps, applied, int(newest["step"]), keep_state)
 
 

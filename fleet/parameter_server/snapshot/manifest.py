@@ -129,6 +129,20 @@ def _check_parent(child: Link, base: Link) -> None:
         raise SnapshotError(what, at=base.directory, fix=fix)
 
 
+def applied_on(manifest: dict[str, Any], server: int, num_servers: int) -> dict[int, tuple[int, int]]:
+    """Return what had counted on a server at its cut: trainer -> (incarnation, sequence).
+
+    A push reaches one server after the other, and a cut may fall between: what counted elsewhere need not be in these rows.
+    Other numbers of servers are another run, whose trainers live later: they take the latest of all.
+    """
+    cuts = manifest["applied"]
+    found: dict[int, tuple[int, int]] = {}
+    for applied in [cuts[server]] if num_servers == len(cuts) else cuts:
+        for trainer, life in applied.items():
+            found[int(trainer)] = max(found.get(int(trainer), (0, 0)), (int(life[0]), int(life[1])))
+    return found
+
+
 def check(manifest: Any, at: str) -> None:
     """Refuse a manifest that is not ours, was edited, or contradicts itself.
 
@@ -162,10 +176,13 @@ def _check_fields(manifest: dict[str, Any]) -> None:
     _count(manifest["step"], "step")
     if _count(manifest["num_servers"], "num_servers") < 1:
         raise ValueError("num_servers is 0")
-    for trainer, life in manifest["applied"].items():
-        _count(int(trainer), "trainer")
-        _count(life[0], "incarnation")
-        _count(life[1], "sequence")
+    if len(manifest["applied"]) != manifest["num_servers"]:
+        raise ValueError(f"applied is of {len(manifest['applied'])} servers, not of {manifest['num_servers']}")
+    for applied in manifest["applied"]:
+        for trainer, life in applied.items():
+            _count(int(trainer), "trainer")
+            _count(life[0], "incarnation")
+            _count(life[1], "sequence")
 
 
 def _check_parts(name: str, parts: list[dict[str, Any]], whole: bool) -> None:

@@ -7,9 +7,10 @@ instead and says so, which any chain can hold.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -177,8 +178,16 @@ class Saver:
             if self._saving is not None:
                 self._saving.cancel()
 
-    def loaded(self, id: str, tables: list[Any]) -> None:
-        """Take note that the tables are as a snapshot has them: deltas may continue it."""
-        until = self._tables.core.Cut(tables, [0] * len(tables)).until
-        with self._guard:
-            self._known = {id: [Known(r, r.num_restarts, e) for r, e in zip(tables, until, strict=True)]}
+    @contextlib.contextmanager
+    def loading(self, id: str | None) -> Iterator[None]:
+        """Hold back pushes while the tables become those of a snapshot.
+
+        Args:
+            id: deltas may continue it afterwards; None: they may not, for its base holds another optimizer's state.
+        """
+        with self._guard, self._tables.at_rest():  # in the order of begin
+            yield
+            if id is not None:
+                tables = list(self._tables.rows)
+                until = self._tables.core.Cut(tables, [0] * len(tables)).until
+                self._known = {id: [Known(r, r.num_restarts, e) for r, e in zip(tables, until, strict=True)]}

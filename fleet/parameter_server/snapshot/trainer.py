@@ -55,10 +55,6 @@ class Saving:
         tables = {
             name: {"spec": spec, "parts": [answer["parts"][name] for answer in answers]} for name, spec in self._specs.items()
         }
-        applied: dict[str, list[int]] = {}
-        for answer in answers:
-            for trainer, counted in answer["applied"].items():
-                applied[trainer] = max(applied.get(trainer, [0, 0]), counted)
         complete = all(part["complete"] for table in tables.values() for part in table["parts"])
         parent = None
         if not complete:
@@ -74,7 +70,7 @@ class Saving:
                 "step": self._step,
                 "num_servers": len(answers),
                 "tables": tables,
-                "applied": applied,
+                "applied": [answer["applied"] for answer in answers],
             },
         )
 
