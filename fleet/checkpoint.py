@@ -286,6 +286,9 @@ class Checkpointer:
             self._shelf.publish(step, facts)
         except (FleetError, OSError):
             shutil.rmtree(self._shelf.temporary(step), ignore_errors=True)
+            if any(tables.interrupted for tables in saving):  # and the job carries on, or it would be no more
+                logger.warning(f"no checkpoint of step {step}: a server was started again while it wrote; the one before stands")
+                return
             raise
         if saving:
             self._continue_from(self._shelf.path(step))

@@ -161,6 +161,11 @@ class Client:
         step = self.step if self.mode.in_order else 0
         return self._run(lambda: [link.save(ask, step) for link in self._links])
 
+    @property
+    def lives(self) -> list[str]:
+        """Return which life of each server this client speaks with: another one begins when a server is started again."""
+        return [link.life for link in self._links]
+
     def save_outcome(self, snapshot: str) -> list[dict[str, Any]]:
         """Return how far every server has come with a snapshot. Any thread may ask."""
         return self._run(lambda: [link.save({"snapshot": snapshot}, 0) for link in self._links])

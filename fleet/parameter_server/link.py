@@ -38,6 +38,8 @@ Wanted = tuple[int, int, Keys, str]  # of a pull: a table's number, dim and keys
 class Link(Protocol):
     """What the client asks of one server."""
 
+    life: str  # of the server: another one once it was started again
+
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int: ...
     def ask_pull(self, step: int, create: bool, wanted: list[Wanted]) -> None: ...
     def take_pull(self, outs: list[Values]) -> None: ...
@@ -57,6 +59,7 @@ class LocalLink:
 
     def __init__(self, service: Service, incarnation: int) -> None:
         self._service, self._incarnation = service, incarnation
+        self.life = ""
         service.incarnations[0] = incarnation
         self._asked: tuple[int, bool, list[Wanted]] = (0, False, [])
 

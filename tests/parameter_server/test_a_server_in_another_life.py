@@ -16,7 +16,7 @@ import pytest
 from servers import IMPATIENT, SECRET, Servers, spec, stop
 
 from fleet import logger, recovery
-from fleet.errors import ConfigError, PeerLost
+from fleet.errors import ConfigError, PeerLost, SnapshotError
 from fleet.parameter_server import watched, wire
 from fleet.parameter_server.client import Client, RowGradient
 from fleet.parameter_server.consistency.mode import Mode
@@ -89,6 +89,19 @@ def test_it_takes_up_the_last_snapshot_and_says_what_is_lost(mortal: Servers, tm
     mortal.again(1, FLEET_REJOIN="1")
     assert value(client) == {-3.0, 0.0}
     assert "lost: 1 steps (1 of trainer 0)" in recovery.read_losses(str(tmp_path), 1)[1]  # what was lost before is not said twice
+
+
+def test_a_snapshot_that_its_servers_next_life_does_not_know(mortal: Servers, tmp_path: Path) -> None:
+    """It is none, and says that a server was started again: a job that carries on saves once more instead of failing."""
+    client = carrying_on(mortal)
+    save(client, tmp_path)
+    saving = trainer.Saving(client, str(tmp_path / "next"), None, False, str(tmp_path / "next"))
+    mortal.again(1, FLEET_REJOIN="1")
+    with pytest.raises(SnapshotError, match="server 1 is not writing snapshot"):
+        saving.wait()
+    assert saving.interrupted
+    whole = trainer.Saving(client, str(tmp_path / "whole"), None, False, str(tmp_path / "whole"))
+    assert whole.wait() and not whole.interrupted
 
 
 def test_a_push_under_way_counts_once(mortal: Servers, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from typing import Any
 
 from fleet.errors import SnapshotError
 from fleet.parameter_server.client import Client
@@ -30,9 +31,11 @@ class Saving:
         self._parent, self._home = parent, os.path.abspath(home)
         self.id = uuid.uuid4().hex
         self._job = parent.job if parent is not None else uuid.uuid4().hex
+        self.interrupted = False  # a server was started again while it wrote: nobody's fault that stands, only no snapshot
         os.makedirs(self._directory, exist_ok=True)
         ask = {"directory": self._directory, "snapshot": self.id, "parent": parent.id if parent else None, "delta": delta}
         steps = [answer["step"] for answer in client.save(ask)]
+        self._lives = client.lives
         self._step, self._specs = client.step, {name: table.spec.to_json() for name, table in client.tables.items()}
         if client.mode.name == "sync" and set(steps) != {self._step}:
             self.cancel()
@@ -46,12 +49,12 @@ class Saving:
             SnapshotError: a disk refused, or a server was started again meanwhile. Safe to retry with a new snapshot.
             PeerLost: a server died.
         """
-        pause_s, most_s = POLL_S
-        answers = self._client.save_outcome(self.id)
-        while not all(answer["done"] for answer in answers):
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, most_s)
-            answers = self._client.save_outcome(self.id)
+        try:
+            answers = self._written()
+        except SnapshotError:
+            self.interrupted = self._client.lives != self._lives
+            self.cancel()
+            raise
         tables = {
             name: {"spec": spec, "parts": [answer["parts"][name] for answer in answers]} for name, spec in self._specs.items()
         }
@@ -73,6 +76,16 @@ class Saving:
                 "applied": [answer["applied"] for answer in answers],
             },
         )
+
+    def _written(self) -> list[dict[str, Any]]:
+        """Ask until all servers have written; return their answers."""
+        pause_s, most_s = POLL_S
+        answers = self._client.save_outcome(self.id)
+        while not all(answer["done"] for answer in answers):
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, most_s)
+            answers = self._client.save_outcome(self.id)
+        return answers
 
     def cancel(self) -> None:
         """Let the servers stop writing."""
