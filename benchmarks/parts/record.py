@@ -21,9 +21,13 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """Return the commit that is measured; "-dirty" behind it if files differ from it."""
-    said = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=7"], cwd=ROOT, capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
+    """Return the commit that is measured; "-dirty" behind it if files other than the results differ from it."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return (git("rev-parse", "--short=7", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def spread(values: Iterable[float]) -> tuple[float, list[float]]:
