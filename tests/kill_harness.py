@@ -73,12 +73,14 @@ class Run:
     def until(self, text: str, timeout_s: float = 20.0, log: str = "trainer-0", times: int = 1) -> None:
         """Wait until a log holds a text."""
 
-        def there() -> bool:
-            return bool(self.run_id) and any(
-                p.read_text(errors="replace").count(text) >= times for p in below(self.cwd, log + ".log")
-            )
+        there = wait_for(lambda: self.says(text, log, times), timeout_s)
+        assert there, f"{log} never said {text!r}: {self.err}"
 
-        assert wait_for(there, timeout_s), f"{log} never said {text!r}: {self.err}"
+    def says(self, text: str, log: str = "trainer-0", times: int = 1) -> bool:
+        """Say whether a log holds a text by now."""
+        return bool(self.run_id) and any(
+            p.read_text(errors="replace").count(text) >= times for p in below(self.cwd, log + ".log")
+        )
 
 
 def below(directory: Path, name: str) -> list[Path]:

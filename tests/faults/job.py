@@ -16,9 +16,8 @@ import kill_harness
 from kill_harness import Run
 
 from fleet import shelf
-from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.service import Service
-from fleet.parameter_server.spec import TableSpec
+from fleet.parameter_server.snapshot import manifest
 
 SCRIPT = str(Path(__file__).resolve().parent / "train.py")
 
@@ -46,17 +45,19 @@ def counted(run: Run, trainer: int = 0) -> dict[str, float]:
     return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
+def tables_of(path: Path) -> Service:
+    """Return the tables of a checkpoint, each file of its snapshot and of those that it continues verified."""
+    service = Service(0, 1, 2)
+    service.resume(manifest.chain(str(path / "tables")))
+    return service
+
+
 def checkpoints(directory: Path) -> list[Path]:
     """Return the complete checkpoints, oldest first, each one verified: every file, and every row of the tables."""
     found = sorted((directory / "ckpt").glob("step-*"))
     for path in found:
         shelf.read(str(path))
-        tables = json.loads((path / "tables/manifest.json").read_text())
-        service = Service(0, 1, 1)
-        for table in tables["tables"].values():
-            service.open(TableSpec.from_json(table["spec"]).to_json(), Mode("sync"), 60.0)
-        rows = service.load({"chain": [{"directory": str(path / "tables"), "manifest": tables}], "keep_state": True})
-        assert all(rows.values()), rows
+        assert all(rows.size for rows in tables_of(path).tables.rows), path
     return found
 
 

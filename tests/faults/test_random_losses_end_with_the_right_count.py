@@ -18,7 +18,7 @@ import chaos
 @pytest.mark.timeout(600)
 def test_random_losses(tmp_path: Path) -> None:
     seed = int(os.environ.get("FLEET_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
-    print(f"seed {seed}: repeat with FLEET_TEST_SEED={seed}")
-    draw = random.Random(seed)
-    for number in range(12):
-        print(chaos.strike(tmp_path / str(number), draw))
+    print(f"seed {seed}: repeat with FLEET_TEST_SEED={seed}, or python tests/faults/chaos.py 12 {seed}")
+    for number, strike in zip(range(12), chaos.strikes(seed), strict=False):
+        print(strike.text())
+        chaos.do(strike, tmp_path / str(number))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +94,13 @@ def _run(num_frames: int, seeds: range) -> None:
 
 def test_some_frames_that_are_almost_right() -> None:
     _run(100, range(2))
+
+
+def test_frames_in_process() -> None:
+    """As ``make fuzz-frames`` sends them by the million to a core with sanitizers."""
+    program = Path(__file__).resolve().parents[1] / "fuzz/of_frames.py"
+    done = subprocess.run([sys.executable, str(program), "20000"], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0 and "no row moved that no frame named" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow

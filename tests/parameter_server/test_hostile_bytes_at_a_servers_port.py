@@ -303,6 +303,8 @@ class TestRefusedButTheLineGoesOn:
         assert "directory must be an absolute path" in self.refused(peer, "SAVE", json.dumps(save).encode())["what"]
         load = {"chain": [{"directory": directory, "manifest": {}}], "keep_state": True}
         assert "no absolute path" in self.refused(peer, "LOAD", json.dumps(load).encode())["what"]
+        load = {"chain": [], "keep_state": True}
+        assert "a chain of no snapshots" in self.refused(peer, "LOAD", json.dumps(load).encode())["what"]
 
     @pytest.mark.parametrize("ask", [{}, {"directory": "/nowhere", "manifest": {}}, {"directory": "/x", "manifest": {"tables": 5}}])
     def test_a_manifest_that_is_none(self, peer: Peer, ask: dict[str, object]) -> None:

@@ -44,6 +44,8 @@ def stage(core: Any, specs: list[TableSpec], server: int, num_servers: int, aske
             raise SnapshotError(f"{directory!r} is no absolute path", at="LOAD", fix="give the snapshot's absolute path")
         manifests.check(link["manifest"], os.path.join(directory, manifests.MANIFEST))
         chain.append(Link(directory, link["manifest"]))
+    if not chain:
+        raise SnapshotError("a chain of no snapshots", at="LOAD", fix="name at least one snapshot")
     newest = chain[0].manifest
     shards = shard_range(server, num_servers)
     rows = [read_table(core, spec, chain, shards, keep_state) for spec in specs]
