@@ -24,7 +24,7 @@ from fleet.parameter_server.link import LocalLink
 from fleet.parameter_server.row_life import Life
 from fleet.parameter_server.service import Service
 from fleet.parameter_server.snapshot import manifest as manifests
-from fleet.parameter_server.snapshot import merging, trainer
+from fleet.parameter_server.snapshot import trainer, writing
 from fleet.parameter_server.snapshot.__main__ import main
 
 KEYS = np.arange(1, 401, dtype=np.uint64) * np.uint64(2**55 + 1)
@@ -119,7 +119,7 @@ def test_ls(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_merge_equals_loading_the_chain(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     directory, before, after = made
-    monkeypatch.setattr(merging, "FILE_BYTES", 2000)  # several files a part
+    monkeypatch.setattr(writing, "FILE_BYTES", 2000)  # several files a part
     status, out, error = run(capsys, "merge", directory, "--to", tmp_path / "deep" / "full")
     assert (status, error) == (0, "") and "a full snapshot of step" in out and "720 rows" in out
     assert os.listdir(tmp_path / "deep") == ["full"]
