@@ -18,7 +18,7 @@ from fleet.runtime import current
 from fleet.together import on_first, patience, together
 
 
-def export(model: Any, directory: str, input_spec: Any = None, *, rows: str = "float32") -> None:
+def export(model: Any, directory: str, input_spec: Any = None, *, rows: str | None = None) -> None:
     """Write the model for inference: its dense part by ``paddle.jit.save``, its tables as files that are mapped into memory.
 
     Args:
@@ -26,7 +26,7 @@ def export(model: Any, directory: str, input_spec: Any = None, *, rows: str = "f
         directory: written whole or not at all; one that is there is replaced.
         input_spec: the arguments of the model's forward: a batch as an example (the first dimension of each tensor or array
             becomes free), or ``paddle.static.InputSpec``; lists and dicts of them too.
-        rows: float32, float16 or bfloat16: how rows are kept on disk.
+        rows: float32, float16 or bfloat16: how rows are kept on disk; None: as each table stores them, which is exact.
 
     ``fleet.parameter_server.Frozen(directory)`` scores with it. ``paddle.jit.load(directory + "/dense")`` is plain Paddle's: it
     takes the inputs and behind them the rows of each look-up.
@@ -43,9 +43,9 @@ def export(model: Any, directory: str, input_spec: Any = None, *, rows: str = "f
     """
     runtime = current("fleet.export()")
     paddle_wheel.load("fleet.export()")
-    if rows not in freeze.DTYPES:
-        what = f"rows must be one of {', '.join(freeze.DTYPES)}, got {rows!r}"
-        raise ConfigError(what, at="fleet.export()", fix="float32 is exact")
+    if rows is not None and rows not in freeze.DTYPES:
+        what = f"rows must be one of {', '.join(freeze.DTYPES)} or None, got {rows!r}"
+        raise ConfigError(what, at="fleet.export()", fix="None keeps rows as the tables store them")
     if os.path.exists(directory) and not os.path.isfile(os.path.join(directory, MANIFEST)) and os.listdir(directory):
         fix = "give a new directory; only an export is replaced"
         raise ConfigError(f"{directory} holds something else", at="fleet.export()", fix=fix)
@@ -62,7 +62,7 @@ def export(model: Any, directory: str, input_spec: Any = None, *, rows: str = "f
         on_first(runtime, lambda: shutil.rmtree(temporary, ignore_errors=True))
 
 
-def _write(tables: Any, model: Any, temporary: str, input_spec: Any, dtype: str) -> None:
+def _write(tables: Any, model: Any, temporary: str, input_spec: Any, dtype: str | None) -> None:
     from fleet.parameter_server import program
 
     inputs = program.inputs_of(input_spec)

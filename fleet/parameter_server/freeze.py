@@ -25,6 +25,7 @@ CHUNK_BYTES = 64 << 20  # of rows sorted at once: bounds the memory, whatever th
 ROWS_PER_BUCKET = 4  # at least, on average, and below twice as many: their keys lie in one or two cache lines
 
 U64 = NDArray[np.uint64]
+Stored = NDArray[np.float32] | NDArray[np.uint16]  # rows as a table stores them: 16-bit floats as their bits
 
 
 class Chunk(NamedTuple):
@@ -32,14 +33,14 @@ class Chunk(NamedTuple):
 
     hashes: U64
     keys: U64
-    rows: NDArray[np.float32]
+    rows: Stored
 
 
-def freeze(source: str, directory: str, dtype: str) -> dict[str, Any]:
+def freeze(source: str, directory: str, dtype: str | None) -> dict[str, Any]:
     """Write every table of the snapshot at ``source`` below ``directory``; return what the manifest says of them, by name.
 
     Args:
-        dtype: of the rows: float32, float16 or bfloat16 (rounded to nearest).
+        dtype: of the rows: float32, float16 or bfloat16 (rounded to nearest); None: as each table stores them.
 
     Raises:
         SnapshotError: the snapshot is missing or damaged.
@@ -54,8 +55,9 @@ def freeze(source: str, directory: str, dtype: str) -> dict[str, Any]:
     for name, table in saved["tables"].items():
         file = f"{quote(name, safe='')}.safetensors"
         spec = TableSpec.from_json(table["spec"])
-        about = _write(os.path.join(directory, file), spec, source, table["parts"], dtype)
-        found[name] = {"spec": spec.to_json(), "file": f"tables/{file}", "dtype": dtype, **about}
+        kept = dtype or spec.weights
+        about = _write(os.path.join(directory, file), spec, source, table["parts"], kept)
+        found[name] = {"spec": spec.to_json(), "file": f"tables/{file}", "dtype": kept, **about}
     disk.sync_directory(directory)
     return found
 
@@ -82,6 +84,18 @@ def to_16_bits(rows: NDArray[np.float32], dtype: str) -> NDArray[np.uint16]:
     return rounded
 
 
+def _as(rows: Stored, stored: str, dtype: str) -> Stored:
+    """Return rows that a table stores as ``stored`` in another form; to float32 it is exact."""
+    if stored == dtype:
+        return rows
+    wide = rows.astype(np.float32, copy=False)
+    if stored == "float16":
+        wide = rows.view(np.float16).astype(np.float32)
+    elif stored == "bfloat16":
+        wide = (rows.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    return wide if dtype == "float32" else to_16_bits(wide, dtype)
+
+
 def _write(path: str, spec: TableSpec, source: str, parts: list[Mapping[str, Any]], dtype: str) -> dict[str, Any]:
     n = sum(int(part["rows"]) for part in parts)
     bits = max(0, (n // ROWS_PER_BUCKET).bit_length() - 1)
@@ -103,7 +117,7 @@ def _write(path: str, spec: TableSpec, source: str, parts: list[Mapping[str, Any
         file.write(head)
         for chunk in _chunks(spec, source, parts):
             put(file, "keys", chunk.keys)
-            put(file, "rows", chunk.rows if dtype == "float32" else to_16_bits(chunk.rows, dtype))
+            put(file, "rows", _as(chunk.rows, spec.weights, dtype))
             if len(chunk.keys):
                 buckets = (chunk.hashes >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(chunk.keys), np.int64)
                 low = int(buckets[0])  # sorted
@@ -161,7 +175,7 @@ class _ByShard:
         self._order = np.argsort(shards, kind="stable").astype(np.uint32)
         self.starts = np.searchsorted(shards[self._order], np.arange(NUM_SHARDS + 1))
 
-    def rows(self, low: int, high: int) -> tuple[U64, NDArray[np.float32]]:
+    def rows(self, low: int, high: int) -> tuple[U64, Stored]:
         """Return keys and weights of shards [low, high)."""
         order = self._order[self.starts[low] : self.starts[high]]
         return self._keys[order], self._weights[order]
@@ -202,9 +216,9 @@ def _check(tensors: Mapping[str, NDArray[Any]], part: Mapping[str, Any], spec: T
     if [tensors[t].shape for t in ("keys", "weights") if t in tensors] != [(n,), (n, spec.dim)]:
         fix = "take the snapshot before this one"
         raise SnapshotError(f"the file does not hold {n} rows of dim {spec.dim} of table {spec.name!r}", at=path, fix=fix)
-    if tensors["weights"].dtype != np.float32:
-        what = f"the weights of table {spec.name!r} are kept in 16 bits, which is not exported in this version of fleet"
-        raise SnapshotError(what, at=path, fix="train the table with float32 weights; rows= keeps the export's in 16 bits")
+    if tensors["weights"].dtype != (np.float32 if spec.weights == "float32" else np.uint16):
+        what = f"the file does not hold {spec.weights} weights, as table {spec.name!r} stores them"
+        raise SnapshotError(what, at=path, fix="take the snapshot before this one")
     for name in ("keys", "weights"):
         check_crc(name, tensors[name], part["checksums"], path)
 

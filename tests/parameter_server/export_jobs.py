@@ -11,14 +11,17 @@ from paddle import nn
 
 
 class Net(nn.Layer):
-    """An open table, one used twice, bags padded and ragged; ids and weights that forward computes; a dict as argument; dropout."""
+    """An open table, one used twice, bags padded and ragged; ids and weights that forward computes; rows of 16 bits; a dict as
+    argument; dropout.
+    """
 
     def __init__(self) -> None:
         from fleet.parameter_server import Embedding
 
         super().__init__()
-        self.words, self.users = Embedding(6, initializer=nn.initializer.Normal(0.0, 0.3)), nn.Embedding(40, 4)
-        self.bags = Embedding(5, name="bags", vocabulary=30, pooling="sqrtn", padding_id=-1)
+        self.words = Embedding(6, initializer=nn.initializer.Normal(0.0, 0.3), weights="bfloat16")
+        self.users = nn.Embedding(40, 4)
+        self.bags = Embedding(5, name="bags", vocabulary=30, pooling="sqrtn", padding_id=-1, weights="float16")
         self.out, self.drop = nn.Linear(6 * 3 + 4 + 5 + 5 + 2, 3), nn.Dropout(0.5)
 
     def forward(self, batch: Any, dense: Any) -> Any:

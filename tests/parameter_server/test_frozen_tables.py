@@ -77,6 +77,36 @@ def test_16_bits(tmp_path: Path, dtype: str) -> None:
         assert (np.abs(got - exact) <= np.abs(exact) * 2.0**-8).all()  # half of the last of 8 bits
 
 
+@pytest.mark.parametrize("n", [0, 1, 9000])
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_tables_that_store_16_bits(tmp_path: Path, stored: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept as they are, or widened, every row is the same bits; ids without a row too. In the other form they are rounded."""
+    monkeypatch.setattr(freeze, "CHUNK_BYTES", 36 * 1000)
+    about, rows, keys = table(n, weights=stored, state="bfloat16")
+    ids = np.random.default_rng(1).permutation(np.concatenate([keys, np.arange(99, dtype=np.uint64)]))
+    exact = rows.read(ids)[1]
+    same = frozen(tmp_path / "same", about, rows, servers=3, dtype=stored)
+    wide = frozen(tmp_path / "wide", about, rows, servers=2, dtype="float32")
+    for found in (same, wide):
+        found.verify()
+        np.testing.assert_array_equal(found.rows(ids), exact)
+    assert n < 2 or Path(same.path).stat().st_size < Path(wide.path).stat().st_size * 0.75
+    other = "bfloat16" if stored == "float16" else "float16"
+    got = frozen(tmp_path / "other", about, rows, dtype=other).rows(keys)
+    expected = np.empty_like(got)
+    native.load().widen(freeze.to_16_bits(rows.read(keys)[1], other).reshape(-1), expected.reshape(-1), other)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_weights_of_another_form_than_the_specs(tmp_path: Path) -> None:
+    about, rows, _ = table(100)
+    frozen(tmp_path / "p", about, rows)
+    (file,) = saved(rows, tmp_path / "p", "part-0")
+    part = {"shards": [0, 1024], "rows": 100, "files": [file]}
+    with pytest.raises(SnapshotError, match="does not hold bfloat16 weights"):
+        freeze._write(str(tmp_path / "x"), about._replace(weights="bfloat16"), str(tmp_path / "p"), [part], "bfloat16")
+
+
 def test_16_bits_at_the_edges() -> None:
     edges = np.array([[0.0, -0.0, np.inf, -np.inf, np.nan, 65504, 65520, 6e-8, 5.9e-8, 1e-40, 3.3895e38, 3.4e38]], np.float32)
     core, key = native.load(), np.zeros(1, np.uint64)
