@@ -166,6 +166,15 @@ def read_position(path: str) -> Place:
     return Place(taken, bool(busy), max(found, key=lambda f: f[0])[1] if found else None)
 
 
+def read_incarnation(directory: str, rank: int) -> int:
+    """Return the number of a trainer's newest life in this run; 0 if it has none yet."""
+    with contextlib.suppress(OSError), open(position_path(directory, rank), "rb") as file:
+        raw = file.read(_SLOT_AT)
+        if len(raw) == _SLOT_AT and raw.startswith(_MAGIC):
+            return int(struct.unpack_from("<Q", raw, _INCARNATION_AT)[0])
+    return 0
+
+
 def read_plan(directory: str) -> Plan:
     """Read the plan; before trainer 0 has written one, everything begins again together."""
     import json

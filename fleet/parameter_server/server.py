@@ -364,6 +364,9 @@ def _carry_on(service: Service, directory: str) -> None:
     if env.get("FLEET_REJOIN") == "1":
         began_s = time.monotonic()
         checkpoint = recovery.read_plan(directory).checkpoint
+        lives = {t: recovery.read_incarnation(directory, t) for t in range(service.tables.world_size)}
+        # As if they were connected: a checkpoint of another run may know lives that a clock set back since made later ones.
+        service.incarnations = {t: life for t, life in lives.items() if life}
         if checkpoint:
             tables = os.path.join(checkpoint, "tables")
             service.resume(manifest.chain(tables))

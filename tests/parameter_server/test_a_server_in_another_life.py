@@ -287,6 +287,29 @@ def test_a_clock_that_was_set_back(tmp_path: Path) -> None:
         now.close()
 
 
+def test_a_clock_that_was_set_back_and_a_server_that_carries_on(mortal: Servers, tmp_path: Path) -> None:
+    """The server alone takes up a checkpoint of the run before, before any trainer has said how late its life is."""
+    with Servers(2) as earlier:
+        before = Client(earlier.links(incarnation=2**61), Mode("async"), 20)
+        for wanted in (spec("other", dim=2), spec()):
+            before.open(wanted)
+        push(before)
+        save(before, tmp_path)
+    with open(recovery.position_path(str(tmp_path), 0), "r+b") as file:
+        file.seek(recovery._INCARNATION_AT)
+        file.write((5).to_bytes(8, "little"))  # what the clock said at the second run's start
+    client = Client(mortal.links(incarnation=5, return_s=60), Mode("async"), 20)
+    mortal._clients.append(client)
+    for wanted in (spec("other", dim=2), spec()):
+        client.open(wanted)
+    trainer.load(client, str(tmp_path / "ckpt/tables"))
+    push(client)
+    mortal.again(1, FLEET_REJOIN="1")
+    push(client)  # counts, though the checkpoint knows a later life
+    assert value(client) == {-2.0, -1.0}
+    assert "lost: 1 steps (1 of trainer 0)" in recovery.read_losses(str(tmp_path), 1)[0]
+
+
 def test_two_processes_that_claim_one_index() -> None:
     """Each trainer's own list looks right; together they would update two halves."""
 
