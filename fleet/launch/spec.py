@@ -9,8 +9,9 @@ from typing import NamedTuple
 import fleet.env as env
 from fleet.errors import ConfigError
 from fleet.launch import devices
-from fleet.launch.cli import Options, usage
+from fleet.launch.cli import Options
 from fleet.launch.rendezvous import Meeting, new_run_id, open_meeting
+from fleet.launch.values import usage
 
 SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
 SERVER = ("-m", "fleet.parameter_server.server")

@@ -16,7 +16,7 @@ sys.exit(status)
 """
 ALLOWED = {
     "fleet", "fleet.launch", "fleet.errors", "fleet.env", "fleet.config", "fleet.recovery",
-    *("fleet.launch." + n for n in ("__main__", "cli", "spec", "sizes", "devices", "rendezvous")),
+    *("fleet.launch." + n for n in ("__main__", "cli", "spec", "values", "devices", "rendezvous")),
     *("fleet.launch." + n for n in ("agent", "keeper", "console", "report", "banner", "child", "restarts")),
 }  # fmt: skip
 

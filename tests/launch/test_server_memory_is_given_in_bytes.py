@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet.errors import ConfigError
-from fleet.launch.sizes import server_memory
+from fleet.launch.values import server_memory
 
 
 @pytest.mark.parametrize(("text", "size"), [("8G", 8 << 30), ("512m", 512 << 20), ("200000K", 200000 << 10), (1 << 30, 1 << 30)])
