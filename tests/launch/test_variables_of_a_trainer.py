@@ -9,8 +9,18 @@ DUMP = """
     import json, os
     print(json.dumps(dict(os.environ)))
 """
-WITH_SERVERS = DUMP + "    import time; time.sleep(0.6)  # the servers start, too\n"
-SERVER = DUMP + "    import time; time.sleep(60)\n"
+WITH_SERVERS = """
+    import json, os, time
+    print(json.dumps(dict(os.environ)), flush=True)
+    logs = [f"{os.environ['FLEET_LOG_DIR']}/server-{k}.log" for k in range(os.environ["FLEET_SERVERS"].count(",") + 1)]
+    while not all(os.path.exists(log) and os.path.getsize(log) for log in logs):
+        time.sleep(0.01)  # the servers start, too
+"""
+SERVER = """
+    import json, os, time
+    print(json.dumps(dict(os.environ)), flush=True)
+    time.sleep(60)
+"""
 
 
 def variables(run, name):
