@@ -59,9 +59,9 @@ PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint
 PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "pooling", "program")}
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
 SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency",
-               "consistency.sync", "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.geo", "consistency.mode",
-               "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest", "snapshot.saving",
-               "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
+               "consistency.sync", "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.geo",
+               "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest",
+               "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
                "sightings"}  # fmt: skip
 NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
