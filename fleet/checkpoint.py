@@ -69,7 +69,8 @@ class Checkpointer:
         every_steps: save after every so many steps, beside the end of each epoch: when the loop comes back to the loader,
             so that what the loop's body does after ``optimizer.step()`` is done; without a loader at the end of the step.
         keep: newest checkpoints that stay; older ones stay as long as the tables of a newer one continue theirs.
-        full_every: every so many saves the tables are written whole, else only the rows that changed since the last save.
+        full_every: at least every so many saves the tables are written whole, else only what changed since the last save; sooner
+            once the deltas since the last whole one are as large as it.
         row_state: "drop" lets rows begin with a fresh optimizer state, so that another row optimizer may take them up.
 
     Raises:
@@ -110,7 +111,7 @@ class Checkpointer:
         bases = self._runtime.tables.chain if self._runtime.tables is not None else lambda path: [path]
         self._shelf = Shelf(self.directory, keep, bases)
         self._publication: Publication | None = None  # in trainer 0
-        self._num_deltas = 0  # of the tables since they were last written whole
+        self._whole_next = True  # the next save writes the tables whole
         self.step, self.epoch = 0, 0
         self._restored, self._due = False, False
         if loader is not None:
@@ -264,7 +265,7 @@ class Checkpointer:
             disk.write_bytes(os.path.join(temporary, "loader.json"), json.dumps(self._loader.state()).encode())
         if self._runtime.tables is not None:
             # Saved again at the same step, a delta would lie in the place of what it continues.
-            delta = self._num_deltas + 1 < self._full_every and not os.path.exists(self._shelf.path(step))
+            delta = not self._whole_next and not os.path.exists(self._shelf.path(step))
             home = os.path.join(self._shelf.path(step), "tables")
             saving.append(self._runtime.tables.begin_save(os.path.join(temporary, "tables"), delta, home))
 
@@ -296,10 +297,11 @@ class Checkpointer:
         self._shelf.prune()
 
     def _continue_from(self, path: str) -> None:
-        """The tables' next delta continues the checkpoint at ``path``."""
+        """The tables' next delta continues the checkpoint at ``path``, unless their chain is long or heavy enough."""
         tables = self._runtime.tables
         tables.stands(os.path.join(path, "tables"))
-        self._num_deltas = len(tables.chain(os.path.join(path, "tables"))) - 1
+        *deltas, whole = tables.chain_bytes(os.path.join(path, "tables"))
+        self._whole_next = len(deltas) + 1 >= self._full_every or sum(deltas) >= whole
 
     def _optimizer_name(self) -> str:
         return type(getattr(self._optimizer, "inner", self._optimizer)).__name__

@@ -94,7 +94,7 @@ class Shelf:
                 except SnapshotError as error:  # what it needs is not known, so nothing may go
                     logger.warning(f"no old checkpoint is removed: {error}")
                     return
-        for name in names:
+        for name in reversed(names):  # a delta before what it continues: what is there loads, also if this is where a kill comes
             if os.path.join(self.directory, name) not in needed:
                 # Under another name first: a kill in the middle must not leave half a checkpoint that looks whole.
                 going = os.path.join(self.directory, f".tmp-{name}")

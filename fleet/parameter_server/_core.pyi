@@ -21,6 +21,7 @@ class SavedFile(TypedDict):
     rows: int
     bytes: int  # size of the file
     checksums: dict[str, int]  # tensor -> zlib.crc32 of its bytes
+    holds: Literal["rows", "removed", "waiting"]
 
 def as_array(address: int, count: int, dtype: Literal["float32", "int64", "uint64", "uint32"]) -> NDArray[np.generic]:
     """View ``count`` elements of foreign memory; the view owns nothing and must not outlive it.
@@ -255,7 +256,7 @@ class Cut:
 
     Args:
         tables: no other cut of them is in force.
-        after: of each table, rows that changed in later epochs; 0 takes all.
+        after: of each table, rows that changed in later epochs, and the keys that lost theirs; 0 takes all.
 
     Raises:
         ValueError: a cut of one of the tables is in force.
@@ -264,6 +265,8 @@ class Cut:
     def __init__(self, tables: Sequence[Table], after: Sequence[int]) -> None: ...
     def write(self, prefixes: Sequence[str], shard_low: int, shard_high: int, file_bytes: int = ...) -> list[list[SavedFile]]:
         """Write the rows of shards ``[shard_low, shard_high)`` to ``PREFIX-00000.safetensors`` and so on; call it once.
+
+        Keys that lost their rows come in ``PREFIX-removed.safetensors``, ids that wait for one in ``PREFIX-waiting.safetensors``.
 
         A file holds ``file_bytes`` of rows at most (64 MB), and two of them are in memory at a time.
         Tensors: ``keys`` U64[n], ``weights`` F32[n, dim], ``state`` F32[n, state_dim] (absent if 0). Files are fsynced, their
@@ -278,6 +281,10 @@ class Cut:
         """Let write() in another thread fail soon."""
 
     @property
+    def after(self) -> list[int]:
+        """As given, or 0 where it is not known any more which keys lost their rows: all rows are in the cut."""
+
+    @property
     def until(self) -> list[int]:
         """Of each table, the last epoch that is in the cut: the next delta's ``after``."""
 
@@ -290,8 +297,15 @@ class Load:
     """
 
     def __init__(self, table: Table, keep: NDArray[np.bool_], keep_state: bool = True) -> None: ...
-    def rows(self, path: str, checksums: dict[str, int]) -> int:
+    def next_snapshot(self) -> None:
+        """Say that the files that follow are of one snapshot, older than what came before: a key twice in it is damage."""
+
+    def rows(self, path: str, checksums: dict[str, int], shards: tuple[int, int] = ..., count: int = -1) -> int:
         """Check a file whole, then make its rows that are neither there nor removed; return how many.
+
+        Args:
+            shards: in which all its keys lie.
+            count: of its rows; -1: any.
 
         Raises:
             ValueError: the file is damaged, foreign, or does not fit this table: says what and where. OSError: with errno and path.
@@ -300,8 +314,11 @@ class Load:
     def drop_shards(self, low: int, high: int) -> None:
         """Take no more rows of shards ``[low, high)``."""
 
-    def removed(self, path: str, checksums: dict[str, int]) -> None:
+    def removed(self, path: str, checksums: dict[str, int], shards: tuple[int, int] = ..., count: int = -1) -> None:
         """Take a file of removed keys (one tensor, ``keys`` U64[n]): older files' rows of these are no more."""
+
+    def waiting(self, path: str, checksums: dict[str, int], shards: tuple[int, int] = ..., count: int = -1) -> None:
+        """Take a file of ids that wait for a row (``hashes`` U64[n], ``counts`` U16[n], ``generations`` U8[n])."""
 
 def set_side_memory(bytes: int = ..., patience_s: float = ...) -> None:
     """Bound the copies of rows that change while they are saved, of this process; and how long a push waits for the disk."""

@@ -188,7 +188,8 @@ def read_safetensors(path: str) -> dict[str, NDArray[Any]]:
         SnapshotError: the file is missing, cut off, or none of this kind.
     """
     fix = "write it again; copy the files again if they were copied"
-    kinds = {"U64": np.uint64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16, "U16": np.uint16, "U32": np.uint32}
+    kinds = {"U64": np.uint64, "F32": np.float32, "F16": np.uint16, "BF16": np.uint16, "U16": np.uint16, "U32": np.uint32,
+             "U8": np.uint8}  # fmt: skip
     found: dict[str, NDArray[Any]] = {}
     try:
         with open(path, "rb") as file:

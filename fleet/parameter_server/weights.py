@@ -83,6 +83,14 @@ class Weights:
         """
         return [link.directory for link in manifest.chain(directory)]
 
+    def chain_bytes(self, directory: str) -> list[int]:
+        """Return the bytes of the tables' files of a snapshot and of those that it continues, the newest first.
+
+        Raises:
+            SnapshotError: as :meth:`chain`.
+        """
+        return [manifest.bytes_of(link) for link in manifest.chain(directory)]
+
     def load(self, directory: str, keep_state: bool = True) -> None:
         """Let the servers take up a snapshot; one trainer calls it, then all call :meth:`restart`.
 

@@ -88,12 +88,12 @@ void cuts_while_threads_push(const std::string& prefix) {
   uint64_t rows = 0;
   const std::shared_ptr<Table> old = make_table();
   Load load_old(old, reinterpret_cast<const bool*>(keep.data()), true);
-  for (const SavedFile& file : full) CHECK(load_old.rows(file.path, file.checksums, &rows).ok());
+  for (const SavedFile& file : full) CHECK(load_old.rows(file.path, {file.checksums}, &rows).ok());
   CHECK(old->size() == 20000 && contents(*old, 20000) == before);
   const std::shared_ptr<Table> now = make_table();
   Load load_now(now, reinterpret_cast<const bool*>(keep.data()), true);
-  for (const SavedFile& file : delta) CHECK(load_now.rows(file.path, file.checksums, &rows).ok());
-  for (const SavedFile& file : full) CHECK(load_now.rows(file.path, file.checksums, &rows).ok());
+  for (const SavedFile& file : delta) CHECK(load_now.rows(file.path, {file.checksums}, &rows).ok());
+  for (const SavedFile& file : full) CHECK(load_now.rows(file.path, {file.checksums}, &rows).ok());
   CHECK(now->size() == table->size() && contents(*now, 22000) == contents(*table, 22000));
   for (const std::vector<SavedFile>* files : {&full, &delta}) {
     for (const SavedFile& file : *files) ::unlink(file.path.c_str());
@@ -136,7 +136,7 @@ void damaged_files(const std::string& prefix, size_t rounds) {
     uint64_t rows = 0;
     const bool as_rows = random() % 8 != 0;
     Load load(empty, reinterpret_cast<const bool*>(keep.data()), random() % 2 == 0);
-    const Status status = as_rows ? load.rows(saved.path, checksums, &rows) : load.removed(saved.path, checksums);
+    const Status status = as_rows ? load.rows(saved.path, {checksums}, &rows) : load.removed(saved.path, {checksums});
     CHECK(status.ok() || (status.kind == Status::kDamaged && empty->size() == 0 && !status.text.empty()));
   }
   ::unlink(saved.path.c_str());

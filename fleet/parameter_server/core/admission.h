@@ -15,9 +15,9 @@ namespace fleet {
 
 enum class Entrance { kAdmitted, kWaits, kNoMemory };
 
-// Counts the sightings of an id that has no row, and says whether it earns one now; then it waits no more. The caller holds
-// the stripe's lock.
+// Counts the sightings of an id that has no row, and says whether it earns one now; then it waits no more. `step` is the push's,
+// `now` the latest of all pushes: a trainer that is behind the others counts in their generation. The caller holds the stripe's lock.
 Entrance admit(Stripe& stripe, const Schema& schema, const Eviction& eviction, uint64_t id, uint64_t hash, uint32_t shows,
-               uint32_t clicks, uint64_t step) noexcept;
+               uint32_t clicks, uint64_t step, uint64_t now) noexcept;
 
 }  // namespace fleet

@@ -55,6 +55,7 @@ py::list write(Cut& self, const std::vector<std::string>& prefixes, int64_t shar
       entry["rows"] = file.rows;
       entry["bytes"] = file.bytes;
       entry["checksums"] = file.checksums;
+      entry["holds"] = file.holds == SavedFile::Holds::kRows ? "rows" : file.holds == SavedFile::Holds::kRemoved ? "removed" : "waiting";
       list.append(entry);
     }
     tables.append(list);
@@ -72,12 +73,21 @@ void raise_damage(Status status, const std::string& path) {
   raise_if(status, path);
 }
 
-uint64_t rows(Load& self, const std::string& path, const std::map<std::string, uint32_t>& checksums) {
+Load::Claim claim_of(std::map<std::string, uint32_t> checksums, std::pair<int64_t, int64_t> shards, int64_t count) {
+  if (shards.first < 0 || shards.second < shards.first || shards.second > int64_t{kNumShards}) {
+    throw py::value_error("shards must be a range in [0, 1024)");
+  }
+  return {std::move(checksums), static_cast<uint32_t>(shards.first), static_cast<uint32_t>(shards.second), count};
+}
+
+uint64_t rows(Load& self, const std::string& path, std::map<std::string, uint32_t> checksums, std::pair<int64_t, int64_t> shards,
+              int64_t count) {
+  const Load::Claim claim = claim_of(std::move(checksums), shards, count);
   uint64_t num_made = 0;
   Status status;
   {
     const py::gil_scoped_release released;
-    status = self.rows(path, checksums, &num_made);
+    status = self.rows(path, claim, &num_made);
   }
   raise_damage(status, path);
   return num_made;
@@ -88,11 +98,14 @@ void drop_shards(Load& self, int64_t low, int64_t high) {
   self.drop_shards(static_cast<uint32_t>(low), static_cast<uint32_t>(high));
 }
 
-void removed(Load& self, const std::string& path, const std::map<std::string, uint32_t>& checksums) {
+// Load::removed or Load::waiting.
+template <Status (Load::*kTake)(const std::string&, const Load::Claim&) noexcept>
+void ids(Load& self, const std::string& path, std::map<std::string, uint32_t> checksums, std::pair<int64_t, int64_t> shards, int64_t count) {
+  const Load::Claim claim = claim_of(std::move(checksums), shards, count);
   Status status;
   {
     const py::gil_scoped_release released;
-    status = self.removed(path, checksums);
+    status = (self.*kTake)(path, claim);
   }
   raise_damage(status, path);
 }
@@ -104,12 +117,16 @@ void bind_snapshot(py::module_& module) {
       .def(py::init(&make_cut), py::arg("tables"), py::arg("after"))
       .def("write", &write, py::arg("prefixes"), py::arg("shard_low"), py::arg("shard_high"), py::arg("file_bytes") = kFileBytes)
       .def("cancel", &Cut::cancel)
+      .def_property_readonly("after", &Cut::after)
       .def_property_readonly("until", &Cut::until);
+  const std::pair<int64_t, int64_t> all{0, kNumShards};
   py::class_<Load>(module, "Load")
       .def(py::init(&make_load), py::arg("table"), py::arg("keep"), py::arg("keep_state") = true)
-      .def("rows", &rows, py::arg("path"), py::arg("checksums"))
+      .def("next_snapshot", &Load::next_snapshot)
+      .def("rows", &rows, py::arg("path"), py::arg("checksums"), py::arg("shards") = all, py::arg("count") = -1)
       .def("drop_shards", &drop_shards, py::arg("low"), py::arg("high"))
-      .def("removed", &removed, py::arg("path"), py::arg("checksums"));
+      .def("removed", &ids<&Load::removed>, py::arg("path"), py::arg("checksums"), py::arg("shards") = all, py::arg("count") = -1)
+      .def("waiting", &ids<&Load::waiting>, py::arg("path"), py::arg("checksums"), py::arg("shards") = all, py::arg("count") = -1);
   module.def(
       "set_side_memory", [](size_t bytes, double patience_s) { SideMemory::of_process().set(bytes, patience_s); },
       py::arg("bytes") = SideMemory::kDefaultBound, py::arg("patience_s") = SideMemory::kPatienceS);

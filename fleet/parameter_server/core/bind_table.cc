@@ -298,6 +298,7 @@ void bind_table(py::module_& module) {
       .def("read", &read, py::arg("ids"))
       .def("keys", &keys)
       .def("shrink", &Table::shrink, py::arg("below"), released)
+      .def("forget_evicted", &Table::forget_evicted, py::arg("epoch"), released)
       .def("life_counts", &life_counts)
       .def("room_to_pull", &room_to_pull, py::arg("ids"))
       .def("set_evicts_when_full", &Table::set_evicts_when_full, py::arg("evicts"))

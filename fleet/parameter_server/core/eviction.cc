@@ -80,6 +80,7 @@ void Eviction::sweep_waiting(Stripe& stripe, uint64_t* cursor, uint64_t most, ui
     for (;;) {
       uint64_t* entry = stripe.index.place_at(*cursor);
       if ((*entry & Index::kWaiting) == 0 || !(jump || Index::is_stale(*entry, generation))) break;
+      stripe.before_waiting_changes(*entry);
       stripe.index.erase(entry, stripe.rows, schema_.salt);
     }
   }

@@ -46,10 +46,15 @@ class Index {
   static uint64_t want_waiting(uint64_t hash) {
     return (tag_of_hash(hash) << 48) | kWaiting | uint64_t{shard_of_hash(hash)} << 23 | (hash & kHomeMask);
   }
+  // The hash of a waiting entry of a stripe, as far as it is known; the other bits are 0.
+  static constexpr uint64_t kKnownOfHash = ~(((uint64_t{1} << 32) - 1) & ~kHomeMask) & ~(uint64_t{3} << 48);
+  static uint64_t hash_of_waiting(uint64_t entry, uint32_t stripe) {
+    return (entry >> 23 & 1023) << 54 | uint64_t{stripe} << 50 | (entry >> 48) << 32 | (entry & kHomeMask);
+  }
   static uint32_t count_of(uint64_t entry) { return static_cast<uint32_t>(entry >> kCountShift) & kMaxCount; }
   static uint32_t generation_of(uint64_t entry) { return static_cast<uint32_t>(entry >> kGenerationShift) & 3; }
-  // Not seen for a whole generation: what was counted is forgotten. (3 is a trainer's that is ahead.)
-  static bool is_stale(uint64_t entry, uint32_t generation) { return ((generation - generation_of(entry)) & 3) == 2; }
+  // Not seen for a whole generation: what was counted is forgotten. A sweep that missed an entry which moved has one more lap for it.
+  static bool is_stale(uint64_t entry, uint32_t generation) { return ((generation - generation_of(entry)) & 3) >= 2; }
   static uint64_t with_count(uint64_t entry, uint32_t count, uint32_t generation) {
     return (entry & kWaitingMask) | uint64_t{count} << kCountShift | uint64_t{generation & 3} << kGenerationShift;
   }

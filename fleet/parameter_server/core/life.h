@@ -33,6 +33,7 @@ struct Life {
 
   bool any() const { return admits() || ages(); }
   bool admits() const { return admission != Admission::kAll; }
+  bool lets_wait() const { return admission == Admission::kCount || admission == Admission::kScore; }
   bool expires() const { return age_steps > 0; }  // delete_below > 0 comes with age_steps > 0
   bool ages() const { return expires() || capacity > 0; }
   size_t life_bytes() const { return scored ? 4 : 0; }

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <vector>
 
 #include "crc32.h"
 #include "file.h"
+#include "id_file.h"
 #include "row_file.h"
 #include "safetensors.h"
 #include "snapshot.h"
@@ -32,6 +34,10 @@ Status parse_header(const std::vector<char>& file, SafetensorsHeader* header, ui
   return SafetensorsHeader::parse(std::string(file.data() + 8, length), header);
 }
 
+Status other_count(const Load::Claim& claim, uint64_t count) {
+  return Status::damaged("it holds " + std::to_string(count) + " rows or ids, the manifest says " + std::to_string(claim.count));
+}
+
 }  // namespace
 
 struct Load::Read {
@@ -48,7 +54,16 @@ Load::Load(std::shared_ptr<Table> table, const bool* keep, bool keep_state) : ta
   std::copy_n(keep, kNumShards, keep_);
 }
 
-Status Load::read(const std::string& path, const std::map<std::string, uint32_t>& checksums, Read* read) {
+void Load::next_snapshot() noexcept {
+  checks_repeats_ = true;
+  for (uint32_t s = 0; s < table_->num_stripes(); ++s) {
+    const std::lock_guard<std::mutex> lock(table_->stripe(s).mutex);
+    ++table_->stripe(s).epoch;  // tells this snapshot's rows from those of newer ones
+  }
+}
+
+Status Load::read(const std::string& path, const Claim& claim, Read* read) {
+  const std::map<std::string, uint32_t>& checksums = claim.checksums;
   File file;
   Status status = file.open(path);
   if (!status.ok()) return status;
@@ -80,11 +95,27 @@ Status Load::read(const std::string& path, const std::map<std::string, uint32_t>
   return {};
 }
 
-Status Load::rows(const std::string& path, const std::map<std::string, uint32_t>& checksums, uint64_t* num_made) noexcept try {
+Status Load::check_keys(const char* keys, uint64_t count, const Claim& claim) const {
+  if (claim.count >= 0 && static_cast<uint64_t>(claim.count) != count) return other_count(claim, count);
+  if (claim.shard_low == 0 && claim.shard_high == kNumShards) return {};
+  uint64_t foreign = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    uint64_t key = 0;
+    std::memcpy(&key, keys + i * 8, sizeof key);
+    const uint32_t shard = shard_of_hash(hash_of(key, table_->schema().salt));
+    foreign += shard < claim.shard_low || shard >= claim.shard_high;
+  }
+  if (foreign == 0) return {};
+  return Status::damaged(std::to_string(foreign) + " of its keys lie in shards that its server does not hold: " +
+                         std::to_string(claim.shard_low) + " to " + std::to_string(claim.shard_high));
+}
+
+Status Load::rows(const std::string& path, const Claim& claim, uint64_t* num_made) noexcept try {
   Read read;
   uint64_t num_rows = 0;
-  Status status = this->read(path, checksums, &read);
+  Status status = this->read(path, claim, &read);
   if (status.ok()) status = check_header(read.header, table_->schema(), !keep_state_, read.data_bytes, &num_rows);
+  if (status.ok()) status = check_keys(read.tensor("keys"), num_rows, claim);
   if (status.ok()) status = make(read, num_rows, num_made);
   return status;
 } catch (const std::bad_alloc&) {
@@ -104,6 +135,7 @@ Status Load::make(const Read& read, uint64_t num_rows, uint64_t* num_made) {
     parts.push_back({from, column.offset, column.bytes});
   }
   std::vector<uint64_t> keys(std::min<uint64_t>(kBlock, num_rows));
+  uint64_t num_repeated = 0;
   for (uint64_t at = 0; at < num_rows; at += kBlock) {
     const size_t count = std::min<uint64_t>(kBlock, num_rows - at);
     std::memcpy(keys.data(), from_keys + at * 8, count * 8);
@@ -117,30 +149,29 @@ Status Load::make(const Read& read, uint64_t num_rows, uint64_t* num_made) {
       const uint64_t first = at + begin;
       std::vector<Table::Part> here = parts;
       for (Table::Part& part : here) part.from += first * part.bytes;
-      const Status status = table_->restore(keys.data() + begin, end - begin, here, num_made);
+      const Status status = table_->restore(keys.data() + begin, end - begin, here, num_made, &num_repeated);
       if (!status.ok()) return status;
       begin = end + 1;
     }
   }
+  if (checks_repeats_ && num_repeated > 0) {
+    return Status::damaged(std::to_string(num_repeated) + " of its keys are twice in the snapshot");
+  }
   return {};
 }
 
-Status Load::removed(const std::string& path, const std::map<std::string, uint32_t>& checksums) noexcept try {
+Status Load::removed(const std::string& path, const Claim& claim) noexcept try {
   Read read;
-  const Status status = this->read(path, checksums, &read);
+  uint64_t count = 0;
+  Status status = this->read(path, claim, &read);
+  if (status.ok()) status = check_removed(read.header, table_->schema().salt, read.data_bytes, &count);
+  if (status.ok()) status = check_keys(read.tensor("keys"), count, claim);
   if (!status.ok()) return status;
-  const auto found = read.header.tensors.find("keys");
-  if (read.header.tensors.size() != 1 || found == read.header.tensors.end() || found->second.dtype != "U64" ||
-      found->second.shape.size() != 1 || found->second.shape[0] > read.data_bytes / 8 ||
-      found->second.shape[0] * 8 != found->second.end - found->second.begin || found->second.shape[0] * 8 != read.data_bytes) {
-    return Status::damaged("not a list of removed keys: it needs one tensor, keys U64[n]");
-  }
-  const size_t count = found->second.shape[0];
   std::vector<uint64_t> keys(count);
   if (count > 0) std::memcpy(keys.data(), read.tensor("keys"), count * 8);
   const std::unique_ptr<bool[]> there(new bool[count + 1]);
-  const Status asked = table_->has(keys.data(), count, there.get());
-  if (!asked.ok()) return asked;
+  status = table_->has(keys.data(), count, there.get());
+  if (!status.ok()) return status;
   const size_t before = removed_.size();
   for (size_t i = 0; i < count; ++i) {
     if (!there[i]) removed_.push_back(keys[i]);  // else a newer file brought it back
@@ -150,6 +181,46 @@ Status Load::removed(const std::string& path, const std::map<std::string, uint32
   return {};
 } catch (const std::bad_alloc&) {
   return Status::no_memory("the system has no memory for a list of removed keys");
+}
+
+Status Load::waiting(const std::string& path, const Claim& claim) noexcept try {
+  Read read;
+  uint64_t count = 0;
+  Status status = this->read(path, claim, &read);
+  if (status.ok()) status = check_waiting(read.header, table_->schema().salt, read.data_bytes, &count);
+  if (!status.ok()) return status;
+  if (!table_->schema().life.lets_wait()) return Status::damaged("no id waits for a row of this table");
+  if (claim.count >= 0 && static_cast<uint64_t>(claim.count) != count) return other_count(claim, count);
+  const char* hashes = read.tensor("hashes");
+  const char* counts = read.tensor("counts");
+  const char* generations = read.tensor("generations");
+  for (uint64_t i = 0; i < count && status.ok(); ++i) {
+    uint64_t hash = 0;
+    uint16_t sightings = 0;
+    std::memcpy(&hash, hashes + i * 8, sizeof hash);
+    std::memcpy(&sightings, counts + i * 2, sizeof sightings);
+    const auto generation = static_cast<uint8_t>(generations[i]);
+    const uint32_t shard = shard_of_hash(hash);
+    if ((hash & ~Index::kKnownOfHash) != 0 || sightings > Index::kMaxCount || generation > 3 || shard < claim.shard_low ||
+        shard >= claim.shard_high) {
+      return Status::damaged("its id number " + std::to_string(i) + " makes no sense");
+    }
+    if (keep_[shard]) status = add_waiting(hash, sightings, generation);
+  }
+  return status;
+} catch (const std::bad_alloc&) {
+  return Status::no_memory("the system has no memory for a list of waiting ids");
+}
+
+Status Load::add_waiting(uint64_t hash, uint32_t count, uint32_t generation) {
+  Stripe& stripe = table_->stripe(stripe_of_hash(hash));  // there are kMaxStripes of them where ids wait
+  const std::lock_guard<std::mutex> lock(stripe.mutex);
+  if (stripe.index.find_waiting(hash) != nullptr) return Status::damaged("an id waits twice");
+  if (!stripe.index.reserve_one(stripe.rows, table_->schema().salt) || !stripe.index.can_wait()) {
+    return Status::no_memory("the system has no memory for waiting ids");
+  }
+  stripe.index.add_waiting(Index::with_count(Index::want_waiting(hash), count, generation));
+  return {};
 }
 
 }  // namespace fleet

@@ -5,8 +5,10 @@
 #include <system_error>
 
 #include "file_pipe.h"
+#include "id_file.h"
 #include "side_memory.h"
 #include "snapshot.h"
+#include "waiting_copy.h"
 
 namespace fleet {
 
@@ -27,6 +29,7 @@ void restart_epochs(Table& table) {
     {
       const std::lock_guard<std::mutex> lock(stripe.mutex);
       stripe.epoch = 2;
+      stripe.evicted.stop();
       limit = stripe.rows.num_places();
     }
     for (uint64_t at = 0; at < limit;) {
@@ -54,18 +57,25 @@ class CutWriter {
         file_bytes_(file_bytes),
         saved_(*saved),
         numbers_(prefixes.size()),
-        buffers_(prefixes.size()) {
+        buffers_(prefixes.size()),
+        waiting_(prefixes.size()) {
     saved_.resize(prefixes.size());
   }
 
   Status run() {
     Status status;
+    for (size_t t = 0; t < cut_.tables_.size(); ++t) {  // first: what waits changes with every push
+      Table& table = *cut_.tables_[t];
+      for (uint32_t s = 0; s < table.num_stripes(); ++s) copy_waiting(table.stripe(s), s, low_, high_, &waiting_[t]);
+    }
     for (size_t t = 0; t < cut_.tables_.size() && status.ok(); ++t) {
       Table& table = *cut_.tables_[t];
       for (uint32_t s = 0; s < table.num_stripes() && status.ok(); ++s) status = write_stripe(t, s);
       if (status.ok()) status = flush(t);
     }
     const Status finished = pipe_.finish();
+    if (status.ok()) status = finished;
+    for (size_t t = 0; t < cut_.tables_.size() && status.ok(); ++t) status = write_ids(t);
     return finished.ok() ? status : finished;
   }
 
@@ -141,9 +151,38 @@ class CutWriter {
     return status;
   }
 
-  bool mine(size_t t, const char* row) const {
-    const uint32_t shard = shard_of_hash(hash_of(Stripe::key_of(row), cut_.tables_[t]->schema().salt));
+  bool mine(size_t t, const char* row) const { return mine(t, Stripe::key_of(row)); }
+  bool mine(size_t t, uint64_t key) const {
+    const uint32_t shard = shard_of_hash(hash_of(key, cut_.tables_[t]->schema().salt));
     return shard >= low_ && shard < high_;
+  }
+
+  // Writes a table's removed keys and waiting ids, if there are any.
+  Status write_ids(size_t t) {
+    Table& table = *cut_.tables_[t];
+    const uint64_t salt = table.schema().salt;
+    std::vector<uint64_t> keys;
+    for (uint32_t s = 0; s < table.num_stripes() && cut_.after_[t] > 0; ++s) {
+      const std::lock_guard<std::mutex> lock(table.stripe(s).mutex);
+      table.stripe(s).evicted.copy(cut_.after_[t], cut_.until_[t], &keys);
+    }
+    keys.erase(std::remove_if(keys.begin(), keys.end(), [&](uint64_t key) { return !mine(t, key); }), keys.end());
+    std::sort(keys.begin(), keys.end());
+    keys.erase(std::unique(keys.begin(), keys.end()), keys.end());
+    Status status = check();
+    if (status.ok() && !keys.empty()) {
+      SavedFile saved;
+      saved.holds = SavedFile::Holds::kRemoved;
+      status = write_removed(keys, salt, prefixes_[t] + "-removed.safetensors", &saved);
+      saved_[t].push_back(std::move(saved));
+    }
+    if (status.ok() && !waiting_[t].empty()) {
+      SavedFile saved;
+      saved.holds = SavedFile::Holds::kWaiting;
+      status = write_waiting(waiting_[t], salt, prefixes_[t] + "-waiting.safetensors", &saved);
+      saved_[t].push_back(std::move(saved));
+    }
+    return status;
   }
 
   // Sees to a buffer with room for `count` rows.
@@ -182,6 +221,7 @@ class CutWriter {
   std::vector<std::vector<SavedFile>>& saved_;
   std::vector<uint32_t> numbers_;  // of each table's next file
   std::vector<std::unique_ptr<RowBuffer>> buffers_;
+  std::vector<std::vector<WaitingId>> waiting_;
   FilePipe pipe_;
 };
 
@@ -191,11 +231,16 @@ Status Cut::begin(std::vector<std::shared_ptr<Table>> tables, std::vector<uint16
     for (uint32_t s = 0; s < table->num_stripes(); ++s) locks.emplace_back(table->stripe(s).mutex);
   }
   std::vector<uint16_t> until;
-  for (const auto& table : tables) {
-    if (table->has_cut()) return Status::invalid("a snapshot of this table is being written");
-    until.push_back(table->stripe(0).epoch);
+  for (size_t t = 0; t < tables.size(); ++t) {
+    Table& table = *tables[t];
+    if (table.has_cut()) return Status::invalid("a snapshot of this table is being written");
+    until.push_back(table.stripe(0).epoch);
+    if (!table.schema().life.any()) continue;
+    for (uint32_t s = 0; s < table.num_stripes(); ++s) {
+      if (!table.stripe(s).evicted.knows_above(after[t])) after[t] = 0;
+    }
   }
-  cut->reset(new Cut(std::move(tables), std::move(until)));
+  cut->reset(new Cut(std::move(tables), std::move(after), std::move(until)));
   SideMemory::of_process().enter();
   for (size_t t = 0; t < (*cut)->tables_.size(); ++t) {
     Table& table = *(*cut)->tables_[t];
@@ -204,8 +249,10 @@ Status Cut::begin(std::vector<std::shared_ptr<Table>> tables, std::vector<uint16
       Stripe& stripe = table.stripe(s);
       stripe.cut.active = stripe.rows.num_places() > 0;
       stripe.cut.failed = false;
-      stripe.cut.after = after[t];
+      stripe.cut.after = (*cut)->after_[t];
       stripe.cut.until = stripe.epoch++;
+      if (table.schema().life.any()) stripe.evicted.begin(stripe.cut.until);
+      stripe.cut.waiting = stripe.index.num_waiting() > 0;
       stripe.cut.next = 0;
       stripe.cut.next_ref = 0;
       stripe.cut.limit = stripe.rows.num_places();
@@ -222,6 +269,8 @@ Cut::~Cut() {
       SideRows side;
       const std::lock_guard<std::mutex> lock(table->stripe(s).mutex);
       table->stripe(s).cut.active = false;
+      table->stripe(s).cut.waiting = false;
+      table->stripe(s).cut.changed.clear();
       side = std::move(table->stripe(s).cut.side);
     }
   }

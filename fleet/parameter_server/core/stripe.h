@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "evicted_keys.h"
 #include "index.h"
 #include "rows.h"
 #include "schema.h"
@@ -22,17 +23,11 @@ struct Stripe {
   uint16_t epoch = 1;  // what a row that changes now gets; never 0
   StripeCut cut;       // rows that a snapshot has yet to write
 
-  // Row life: where the sweep is, what capacity draws from, and the rows that were evicted, for deltas.
-  struct Evicted {
-    uint64_t key;
-    uint16_t epoch;  // in which it was evicted
-  };
+  // Row life: where the sweep is, what capacity draws from, and the keys that lost their rows, for deltas.
   uint64_t row_cursor = 0;
   uint64_t waiting_cursor = 0;
   uint64_t random = 0;
-  bool notes_evicted = false;     // set by who will read and clear `evicted`
-  bool evicted_is_whole = true;   // false: there was no memory for one; a delta cannot be made from it
-  std::vector<Evicted> evicted;
+  EvictedKeys evicted;
 
   static uint64_t key_of(const char* row) {
     uint64_t key;
@@ -97,11 +92,12 @@ struct Stripe {
     rows.release(index.erase_row(hash_of(key_of(row), salt), row, rows, salt));
   }
 
-  void note_evicted(uint64_t key) noexcept try {
-    if (notes_evicted) evicted.push_back({key, epoch});
-  } catch (const std::bad_alloc&) {
-    evicted_is_whole = false;
-  }
+  void note_evicted(uint64_t key) noexcept { evicted.note(key, epoch, EvictedKeys::most(rows.num_places())); }
+
+  // Called before a waiting entry changes or goes.
+  void before_waiting_changes(uint64_t entry) noexcept { cut.keep_waiting(entry); }
+  // Called before a waiting entry of this hash is added.
+  void before_waiting_comes(uint64_t hash) noexcept { cut.keep_waiting(Index::want_waiting(hash) & ~Index::kWaiting); }
 
  private:
   // For the first time in this epoch: a cut that has yet to write the row gets a copy of it.

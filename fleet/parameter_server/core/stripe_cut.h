@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 namespace fleet {
@@ -62,12 +63,21 @@ struct StripeCut {
   uint64_t next_ref = 0;  // and as its reference
   uint64_t limit = 0;     // number of rows when the cut was made
   SideRows side;
+  bool waiting = false;            // the waiting ids are yet to be copied
+  std::vector<uint64_t> changed;   // their entries before they changed, the oldest first; of one that was not there, without its flag
 
   bool holds(uint16_t epoch) const { return epoch > after && epoch <= until; }
 
   // The row is about to change, or to go, for the first time since the cut.
   void keep(uint64_t ref, const char* row, size_t row_bytes) noexcept {
     if (ref >= next_ref && !failed && !side.add(row, row_bytes)) failed = true;
+  }
+
+  // A waiting entry is about to change, to go, or to come.
+  void keep_waiting(uint64_t entry) noexcept try {
+    if (waiting && !failed) changed.push_back(entry);
+  } catch (const std::bad_alloc&) {
+    failed = true;
   }
 };
 

@@ -168,7 +168,8 @@ Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, f
   });
 }
 
-Status Table::restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made) noexcept try {
+Status Table::restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made,
+                      uint64_t* num_repeated) noexcept try {
   constexpr size_t kAhead = 16;  // buckets are fetched so many ids before they are needed
   bool state = schema_.state_dim() == 0;
   for (const Part& part : parts) state = state || part.offset == schema_.state_offset();
@@ -180,7 +181,10 @@ Status Table::restore(const uint64_t* ids, size_t n, const std::vector<Part>& pa
       if (i + kAhead < run.count) __builtin_prefetch(run.stripe.index.bucket(hash_of(run.ids[i + kAhead], schema_.salt)));
       const uint64_t id = run.ids[i];
       const uint64_t hash = hash_of(id, schema_.salt);
-      if (run.stripe.find_ref(id, hash) != Rows::kNone) continue;
+      if (const char* there = run.stripe.find(id, hash)) {
+        *num_repeated += Stripe::epoch_of(there) == run.stripe.epoch;
+        continue;
+      }
       char* row = run.stripe.insert(id, hash, schema_.salt);
       if (row == nullptr) return false;
       const size_t at = offset + (run.order != nullptr ? run.order[i] : i);

@@ -69,8 +69,8 @@ class Table {
     size_t bytes;
   };
   // Makes the rows of those ids[n] that have none, of parts; state that no part brings begins at its initial value.
-  // Counts them in `num_made`; the rows that are there stay as they are.
-  Status restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made) noexcept;
+  // Counts them in `num_made`; the rows that are there stay as they are, and those of the present epoch are counted in `num_repeated`.
+  Status restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made, uint64_t* num_repeated) noexcept;
 
   // Says of each of ids[n] whether it has a row.
   Status has(const uint64_t* ids, size_t n, bool* there) noexcept;
@@ -90,6 +90,8 @@ class Table {
   uint64_t step() const { return step_.load(std::memory_order_relaxed); }
   void set_step(uint64_t step) noexcept { step_.store(step, std::memory_order_relaxed); }
   LifeCounts life_counts() noexcept;
+  // No delta will be asked for that continues a cut before `epoch` ended: keys evicted until then need not be known.
+  void forget_evicted(uint16_t epoch) noexcept;
 
   uint64_t size() noexcept;
   size_t memory_bytes() noexcept;  // rows populated and index

@@ -40,7 +40,7 @@ uint64_t due(uint64_t places, uint64_t steps, uint64_t lap) {
 
 char* Table::admit_row(const Run& run, uint64_t id, uint32_t shows, uint32_t clicks, uint64_t step, bool* room) noexcept {
   const uint64_t hash = hash_of(id, schema_.salt);
-  const Entrance entrance = admit(run.stripe, schema_, *eviction_, id, hash, shows, clicks, step);
+  const Entrance entrance = admit(run.stripe, schema_, *eviction_, id, hash, shows, clicks, step, std::max(step, this->step()));
   *room = entrance != Entrance::kNoMemory;
   if (entrance != Entrance::kAdmitted) return nullptr;
   *room = kernels().make(Run{run.stripe, schema_, &id, nullptr, 1, run.scratch});
@@ -104,6 +104,7 @@ void Table::settle(const Run& run) {
   kernels().find(run, kept.rows.data());
   for (size_t i = 0; i < run.count; ++i) {
     if (uint64_t* waiting = run.stripe.index.find_waiting(hash_of(run.ids[i], schema_.salt))) {
+      run.stripe.before_waiting_changes(*waiting);
       run.stripe.index.erase(waiting, run.stripe.rows, schema_.salt);
     }
     eviction_->touch(run.stripe, kept.rows[i], step(), schema_.life.delete_below, false);
@@ -230,6 +231,13 @@ Status Table::make_room(const uint64_t* ids, size_t n) noexcept {
   if (schema_.life.admits()) sweep_waiting(step(), kAll, true);  // those that only wait go first
   shed(missing - free_places, step());
   return {};
+}
+
+void Table::forget_evicted(uint16_t epoch) noexcept {
+  for (const auto& stripe : stripes_) {
+    const std::lock_guard<std::mutex> lock(stripe->mutex);
+    stripe->evicted.forget(epoch);
+  }
 }
 
 LifeCounts Table::life_counts() noexcept {

@@ -14,7 +14,7 @@ from fleet.parameter_server.freeze import hash_of
 from fleet.parameter_server.snapshot import manifest as manifests
 from fleet.parameter_server.snapshot.manifest import Link
 from fleet.parameter_server.snapshot.places import newest_in
-from fleet.parameter_server.snapshot.reading import Tensors, rows_of, spec_of
+from fleet.parameter_server.snapshot.reading import Tensors, rows_of, spec_of, waiting_in
 
 U64 = NDArray[np.uint64]
 LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)  # beginnings of the two halves of a fingerprint: any two numbers
@@ -28,7 +28,7 @@ class Difference(NamedTuple):
     only_b: int
     changed: int
     equal: int
-    note: str  # in what the tables themselves differ, or ""
+    note: str  # in what the tables themselves differ, or the ids that wait for a row; or ""
 
 
 def differences(core: Any, a: str, b: str) -> list[Difference]:
@@ -65,7 +65,15 @@ def _difference(core: Any, a: list[Link], b: list[Link], table: str) -> Differen
             equal += int(same.sum())
             changed += int((~same).sum())
         only_b += len(keys) - met
-    return Difference(table, only_a, only_b, changed, equal, "" if old == new else old.differs(new))
+    notes = [old.differs(new)] if old != new else []
+    waiting_a, waiting_b = waiting_in(core, a[0], table), waiting_in(core, b[0], table)
+    if not all(np.array_equal(waiting_a.get(name, ()), waiting_b.get(name, ())) for name in {*waiting_a, *waiting_b}):
+        notes.append(f"{_count(waiting_a)} ids wait in A, {_count(waiting_b)} in B, not all with the same counts")
+    return Difference(table, only_a, only_b, changed, equal, "; ".join(notes))
+
+
+def _count(waiting: Tensors) -> int:
+    return len(waiting["hashes"]) if waiting else 0
 
 
 def _ranges(link: Link, table: str) -> list[tuple[int, int]]:

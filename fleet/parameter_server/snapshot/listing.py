@@ -34,7 +34,6 @@ def listing(directory: str) -> tuple[str, bool]:
 def _line(root: str, link: Link) -> tuple[str, ...]:
     m, parent = link.manifest, link.manifest["parent"]
     parts = [part for table in m["tables"].values() for part in table["parts"]]
-    files = [file for part in parts for file in [*part["files"], *([part["removed"]] if part["removed"] else [])]]
     base = None if parent is None else os.path.normpath(os.path.join(link.directory, parent["directory"]))
     return (
         os.path.relpath(link.directory, root),
@@ -42,6 +41,6 @@ def _line(root: str, link: Link) -> tuple[str, ...]:
         "full" if base is None else f"delta of {os.path.relpath(base, root)}",
         str(len(m["tables"])),
         str(sum(part["rows"] for part in parts)),
-        str(sum(file["bytes"] for file in files)),
+        str(manifests.bytes_of(link)),
         str(m["num_servers"]),
     )

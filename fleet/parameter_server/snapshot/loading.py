@@ -7,7 +7,7 @@ twice gives the same tables, and the tables in use change only once all servers 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +50,8 @@ def stage(core: Any, specs: list[TableSpec], server: int, num_servers: int, aske
     shards = shard_range(server, num_servers)
     rows = [read_table(core, spec, chain, shards, keep_state) for spec in specs]
     for spec, table in zip(specs, rows, strict=True):
-        table.step = max(part["clock"] for part in newest["tables"][spec.name]["parts"])
+        parts = newest["tables"][spec.name]["parts"]
+        table.step = max(part["clock"] for part in parts if _overlap(part["shards"], shards))
     steps = [max(part["steps"] for part in newest["tables"][spec.name]["parts"]) for spec in specs]
     applied = manifests.applied_on(newest, server, num_servers)
     return Staged(str(newest["id"]), rows, steps, applied, int(newest["step"]), keep_state)
@@ -66,15 +67,16 @@ def read_table(core: Any, spec: TableSpec, chain: list[Link], shards: tuple[int,
     keep = np.zeros(NUM_SHARDS, dtype=bool)
     keep[slice(*shards)] = True
     load = core.Load(table, keep, keep_state)
-    for link in chain:
+    for age, link in enumerate(chain):
         if not keep.any():
             break
+        load.next_snapshot()
         saved = link.manifest["tables"].get(spec.name)
         _check_fits(spec, saved, link.directory, keep_state)
         for part in saved["parts"]:
             low, high = part["shards"]
             if keep[low:high].any():
-                _load_part(load, link.directory, part)
+                _load_part(load, link.directory, part, newest=age == 0)
                 if part["complete"]:
                     keep[low:high] = False
                     load.drop_shards(low, high)
@@ -98,14 +100,20 @@ def _check_fits(spec: TableSpec, saved: Mapping[str, Any] | None, directory: str
         raise SnapshotError(f"the snapshot's table {spec.name!r} has {old.differs(spec)}", at=directory, fix=fix)
 
 
-def _load_part(load: Any, directory: str, part: Mapping[str, Any]) -> None:
+def _overlap(a: Sequence[int], b: Sequence[int]) -> bool:
+    return max(a[0], b[0]) < min(a[1], b[1])
+
+
+def _load_part(load: Any, directory: str, part: Mapping[str, Any], newest: bool) -> None:
+    steps = [(load.rows, file) for file in part["files"]]
+    if part["removed"] is not None:
+        steps.append((load.removed, part["removed"]))
+    if part["waiting"] is not None and newest:  # each snapshot names all that wait
+        steps.append((load.waiting, part["waiting"]))
     try:
-        for file in part["files"]:
+        for take, file in steps:
             path = os.path.join(directory, file["file"])
-            load.rows(path, dict(file["checksums"]))
-        if part["removed"] is not None:
-            path = os.path.join(directory, part["removed"]["file"])
-            load.removed(path, dict(part["removed"]["checksums"]))
+            take(path, dict(file["checksums"]), tuple(part["shards"]), file["rows"])
     except (OSError, ValueError) as error:
         fix = "take the checkpoint before this one; copy the files again if they were copied"
         raise SnapshotError(f"cannot load a table: {error}", at=path, fix=fix) from None

@@ -14,7 +14,7 @@ from fleet import disk
 from fleet.errors import FleetError, SnapshotError
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec
 
-FORMAT = "fleet tables 2"
+FORMAT = "fleet tables 3"
 MANIFEST = "manifest.json"
 MAX_CHAIN = 4096  # snapshots of one chain: longer ones are a circle or a mistake
 _EARLIER = "take the snapshot before this one; copy the files again if they were copied"
@@ -40,6 +40,17 @@ def parent_of(link: Link) -> Parent:
     """Return a snapshot as the parent of its deltas."""
     m = link.manifest
     return Parent(link.directory, str(m["id"]), int(m["checksum"]), str(m["job"]))
+
+
+def files_of(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return all files of a part: of rows, of removed keys, of ids that wait."""
+    return [*part["files"], *(part[name] for name in ("removed", "waiting") if part[name] is not None)]
+
+
+def bytes_of(link: Link) -> int:
+    """Return the bytes of all files of a snapshot's own."""
+    parts = [part for table in link.manifest["tables"].values() for part in table["parts"]]
+    return sum(file["bytes"] for part in parts for file in files_of(part))
 
 
 def checksum_of(manifest: dict[str, Any]) -> int:
@@ -203,7 +214,9 @@ def _check_parts(name: str, parts: list[dict[str, Any]], whole: bool) -> None:
         _count(part["rows"], "rows")
         if sum(file["rows"] for file in part["files"]) != part["rows"]:
             raise ValueError(f"table {name!r}: the files of server {server} do not have its {part['rows']} rows")
-        for file in [*part["files"], *([part["removed"]] if part["removed"] is not None else [])]:
+        if whole and part["removed"] is not None:
+            raise ValueError(f"table {name!r}: the part of server {server} removes rows, and the snapshot has no parent")
+        for file in files_of(part):
             _check_file(name, file)
     missing = [shard for shard in range(NUM_SHARDS) if shard not in owner]
     if missing:

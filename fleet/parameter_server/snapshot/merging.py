@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from typing import Any
+from urllib.parse import quote
 
+from fleet import disk
 from fleet.parameter_server.snapshot import manifest as manifests
 from fleet.parameter_server.snapshot.manifest import Link
 from fleet.parameter_server.snapshot.places import newest_in
-from fleet.parameter_server.snapshot.reading import rows_of, spec_of
+from fleet.parameter_server.snapshot.reading import read_ids, rows_of, spec_of
 from fleet.parameter_server.snapshot.writing import new_directory, write_part
 
 
@@ -37,5 +40,21 @@ def merge_table(core: Any, chain: list[Link], table: str, directory: str) -> dic
         SnapshotError: the chain is incomplete or damaged.
     """
     spec, newest = spec_of(chain[0], table), chain[0].manifest["tables"][table]
-    parts = [write_part(core, spec, p, rows_of(core, chain, table, *p["shards"]), directory) for p in newest["parts"]]
+    parts = []
+    for part in newest["parts"]:
+        written = write_part(core, spec, part, rows_of(core, chain, table, *part["shards"]), directory)
+        parts.append({**written, "waiting": _copy_waiting(core, chain[0], table, part, directory)})
     return {"spec": newest["spec"], "parts": parts}
+
+
+def _copy_waiting(core: Any, link: Link, table: str, part: dict[str, Any], directory: str) -> dict[str, Any] | None:
+    """Copy the file of the ids that wait: the newest snapshot names all of them."""
+    if part["waiting"] is None:
+        return None
+    read_ids(core, spec_of(link, table), link.directory, part, "waiting")
+    file = f"{quote(table, safe='')}/part-{part['server']:04d}-waiting.safetensors"
+    path = os.path.join(directory, file)
+    shutil.copyfile(os.path.join(link.directory, part["waiting"]["file"]), path)
+    disk.sync(path)
+    disk.sync_directory(os.path.dirname(path))
+    return {**part["waiting"], "file": file}

@@ -67,7 +67,7 @@ def rows_of(core: Any, chain: list[Link], table: str, low: int = 0, high: int = 
                 if taken.any():
                     yield {name: tensor[taken] for name, tensor in tensors.items()}
             if part["removed"] is not None:
-                known.append(read_removed(core, spec, link.directory, part["removed"]))
+                known.append(read_ids(core, spec, link.directory, part, "removed")["keys"])
             if part["complete"]:
                 keep[begin:end] = False
         hidden = np.unique(np.concatenate(known))
@@ -101,18 +101,35 @@ def read_file(core: Any, spec: TableSpec, directory: str, file: Mapping[str, Any
     return {name: tensors[name] for name in COLUMNS if name in tensors}
 
 
-def read_removed(core: Any, spec: TableSpec, directory: str, file: Mapping[str, Any]) -> NDArray[np.uint64]:
-    """Return the keys of a list of removed rows, checked likewise.
+def read_ids(core: Any, spec: TableSpec, directory: str, part: Mapping[str, Any], kind: str) -> Tensors:
+    """Return a part's file of ``removed`` keys or ``waiting`` ids, checked likewise.
 
     Raises:
         SnapshotError: as :func:`read_file`.
     """
+    file = part[kind]
     path = os.path.join(directory, file["file"])
-    nothing = core.Load(spec.make(core), np.zeros(NUM_SHARDS, dtype=bool))
-    _checked(lambda: nothing.removed(path, dict(file["checksums"])), path)
-    keys = np.array(read_safetensors(path)["keys"])
-    _check_counts(path, file, len(keys))
-    return keys
+    load = core.Load(spec.make(core), np.ones(NUM_SHARDS, dtype=bool))
+    take = load.removed if kind == "removed" else load.waiting
+    _checked(lambda: take(path, dict(file["checksums"]), tuple(part["shards"])), path)
+    tensors = {name: np.array(tensor) for name, tensor in read_safetensors(path).items()}
+    _check_counts(path, file, len(tensors["keys" if kind == "removed" else "hashes"]))
+    return tensors
+
+
+def waiting_in(core: Any, link: Link, table: str) -> Tensors:
+    """Return what a snapshot says of the ids that wait for a row: ``hashes`` in order, ``counts``, ``generations``.
+
+    Raises:
+        SnapshotError: as :func:`read_file`.
+    """
+    spec, parts = spec_of(link, table), link.manifest["tables"][table]["parts"]
+    found = [read_ids(core, spec, link.directory, part, "waiting") for part in parts if part["waiting"] is not None]
+    if not found:
+        return {}
+    joined = {name: np.concatenate([tensors[name] for tensors in found]) for name in ("hashes", "counts", "generations")}
+    order = np.argsort(joined["hashes"])
+    return {name: tensor[order] for name, tensor in joined.items()}
 
 
 def shards_of(core: Any, spec: TableSpec, directory: str, file: Mapping[str, Any], keys: NDArray[np.uint64],

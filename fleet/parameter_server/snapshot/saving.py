@@ -42,14 +42,13 @@ class Saving:
         self._shards = shard_range(tables.server, num_servers)
         with tables.at_rest():
             self._specs, self._rows, self._steps = list(tables.specs), list(tables.rows), list(tables.steps)
-            # A table that evicts rows is written whole: a delta would have to name the rows that went.
-            fits = [not spec.life.evicts for spec in self._specs]
-            known = [k if k and k.rows is r and fit else None for k, r, fit in zip(known, self._rows, fits, strict=False)]
+            known = [k if k and k.rows is r else None for k, r in zip(known, self._rows, strict=False)]
             self._clocks = [rows.step for rows in self._rows]
-            self._after = [k.epoch if k else 0 for k in known] + [0] * (len(self._rows) - len(known))
+            after = [k.epoch if k else 0 for k in known] + [0] * (len(self._rows) - len(known))
             self._applied = {str(t): list(v) for t, v in tables.applied.items()}
             self.step = step_of()
-            self._cut = tables.core.Cut(self._rows, self._after)
+            self._cut = tables.core.Cut(self._rows, after)
+            self._after = self._cut.after  # 0 where the keys that were evicted since are not known
         self.known = [Known(r, r.num_restarts, e) for r, e in zip(self._rows, self._cut.until, strict=True)]
         self._parts: dict[str, Any] | None = None
         self._failure: FleetError | None = None
@@ -105,16 +104,19 @@ class Saving:
             raise SnapshotError(f"server {self._server} cannot write a snapshot: {error}", at=self._directory, fix=fix) from None
         parts = {}
         for spec, steps, clock, after, files in zip(self._specs, self._steps, self._clocks, self._after, written, strict=True):
-            entries = [{**file, "file": os.path.relpath(file.pop("path"), self._directory)} for file in files]
+            entries: dict[str, list[dict[str, Any]]] = {"rows": [], "removed": [], "waiting": []}
+            for file in files:
+                entries[file.pop("holds")].append({**file, "file": os.path.relpath(file.pop("path"), self._directory)})
             parts[spec.name] = {
                 "server": self._server,
                 "shards": list(self._shards),
                 "complete": after == 0,
                 "steps": steps,
                 "clock": clock,
-                "rows": sum(file["rows"] for file in entries),
-                "files": entries,
-                "removed": None,
+                "rows": sum(file["rows"] for file in entries["rows"]),
+                "files": entries["rows"],
+                "removed": next(iter(entries["removed"]), None),
+                "waiting": next(iter(entries["waiting"]), None),
             }
         return parts
 
@@ -148,6 +150,8 @@ class Saver:
                 base = [k if delta and k.rows.num_restarts == k.restarts else None for k in known]
                 saving = Saving(self._tables, self._num_servers, directory, list(base), step_of)
                 self._known = {**({parent: known} if parent and known else {}), id: saving.known}
+                for each in known if parent and known else saving.known:  # nobody will ask for what went before these
+                    each.rows.forget_evicted(each.epoch)
                 self._id, self._saving = id, saving
             assert self._saving is not None
             return {"step": self._saving.step}

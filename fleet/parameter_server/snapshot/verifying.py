@@ -11,7 +11,7 @@ from fleet.errors import SnapshotError
 from fleet.parameter_server.snapshot import manifest as manifests
 from fleet.parameter_server.snapshot.manifest import Link
 from fleet.parameter_server.snapshot.places import snapshots_in
-from fleet.parameter_server.snapshot.reading import read_file, read_removed, shards_of, spec_of
+from fleet.parameter_server.snapshot.reading import read_file, read_ids, shards_of, spec_of
 from fleet.parameter_server.spec import TableSpec
 
 
@@ -50,7 +50,7 @@ def _check_files(core: Any, link: Link, faults: list[SnapshotError]) -> int:
     for name, table in link.manifest["tables"].items():
         spec = spec_of(link, name)
         for part in table["parts"]:
-            named = [*part["files"], *([part["removed"]] if part["removed"] is not None else [])]
+            named = manifests.files_of(part)
             num_files += len(named)
             for file in named:
                 if file["file"] in owner:
@@ -71,9 +71,10 @@ def _check_part(core: Any, spec: TableSpec, link: Link, part: dict[str, Any], fa
             met.append(keys)
         except SnapshotError as error:
             faults.append(error)
-    if part["removed"] is not None:
+    for kind in ("removed", "waiting"):
         try:
-            read_removed(core, spec, link.directory, part["removed"])
+            if part[kind] is not None:
+                read_ids(core, spec, link.directory, part, kind)
         except SnapshotError as error:
             faults.append(error)
     every = np.sort(np.concatenate(met)) if met else np.zeros(0, np.uint64)

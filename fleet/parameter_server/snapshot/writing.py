@@ -68,7 +68,8 @@ def write_part(core: Any, spec: TableSpec, part: dict[str, Any], rows: Iterator[
     if waiting:
         write()
     disk.sync_directory(os.path.join(directory, folder))
-    return {**part, "complete": True, "rows": sum(file["rows"] for file in files), "files": files, "removed": None}
+    num_rows = sum(file["rows"] for file in files)
+    return {**part, "complete": True, "rows": num_rows, "files": files, "removed": None, "waiting": None}
 
 
 def _write_rows(core: Any, spec: TableSpec, blocks: list[Tensors], path: str) -> dict[str, Any]:
