@@ -67,9 +67,6 @@ def complete(values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
         what = f"{NAME}.on_server_loss carry_on with consistency {consistency!r}, which waits for steps: lost ones never come"
         fix = "take rollback, or a consistency that waits for no step"
         raise ConfigError(what, at=at("on_server_loss"), fix=fix)
-    if consistency == "geo" and values["wire"] != "float32":
-        what = f"{NAME}.wire {values['wire']!r} with consistency 'geo': copies go on from differences that the servers add in full"
-        raise ConfigError(what, at=at("wire"), fix="delete wire: a larger k_steps saves more bytes; or take another consistency")
     filled["dense"] = values["dense"] or ("allreduce" if consistency in _IN_LOCKSTEP else "server")
     if filled["dense"] == "allreduce" and consistency not in _IN_LOCKSTEP:
         what = f"{NAME}.dense 'allreduce' and consistency {consistency!r} exclude each other"

@@ -270,7 +270,8 @@ class Client:
             raise refused[0]
         return found
 
-    def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int) -> None:
+    def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int,
+              dtype: str | None = None) -> None:  # fmt: skip
         ends = [list(accumulate(g.counts.tolist())) for _, g in gradients]
         for server, link in enumerate(self._links):
             parts = []
@@ -279,7 +280,7 @@ class Client:
                 if cut.stop > cut.start or self.mode.in_order:  # there a table's step counts on every server
                     own = float(np.float32(rate) * np.float32(table.rate))  # as Paddle computes it
                     seen = None if g.sightings is None else np.ascontiguousarray(g.sightings[:, cut])
-                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own, seen, table.dtype))
+                    parts.append(Gradient(table.numbers[server], g.keys[cut], g.values[cut], own, seen, dtype or table.dtype))
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 began = time.perf_counter()
                 try:

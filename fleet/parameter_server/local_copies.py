@@ -2,15 +2,21 @@
 
 Everything here runs in the client's thread, in the order in which the trainer asked for it: the same run gives the same rows.
 On the servers a table holds weights alone and adds what it is sent (as ``sgd`` with rate 1 does); row state is each trainer's own.
+
+Where values travel in 16 bits, what rounding takes from a difference stays in the copy's difference and goes with a later exchange;
+``flush`` and ``close`` send all of it, in float32: no movement is lost.
+Source: error feedback, Seide et al., "1-bit stochastic gradient descent", Interspeech 2014.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fleet.errors import ConfigError, SnapshotError, TableError
+from fleet.parameter_server import sections
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
@@ -25,6 +31,8 @@ class Copy:
     """A trainer's copy of one table: rows with state that it has touched, and what the servers held when it fetched them.
 
     Memory: the touched rows twice. It stays between exchanges: what is forgotten is only which rows are fresh.
+
+    A row's difference to what was fetched is what the servers do not have yet; also of rows that are not fresh.
     """
 
     def __init__(self, core: Any, spec: TableSpec, rate: float) -> None:
@@ -33,12 +41,19 @@ class Copy:
         self.rows = spec.make(core)
         self._fetched = _weights_alone(spec).make(core)
         self.steps = 0  # in which the table took part, as Adam's correction counts them
-        self.forget()
+        self._touched: list[Keys] = []  # of each step since the last exchange
+        self.renew()
+
+    def renew(self) -> None:
+        """Let every row be fetched anew at its next use; its state stays, and what the servers do not have of it."""
+        self._fresh = TableSpec("fresh", 1, "sgd", (), "constant", (0.0, 0.0), 0, 0).make(self._core)  # a set of keys
 
     def forget(self) -> None:
-        """Let every row be fetched anew at its next use; its state stays."""
-        self._fresh = TableSpec("fresh", 1, "sgd", (), "constant", (0.0, 0.0), 0, 0).make(self._core)  # a set of keys
-        self._touched: list[Keys] = []  # of each step since the last exchange
+        """Let every row be fetched anew, and give up what the servers do not have; row state stays."""
+        for keys in self._all():
+            self.settle(keys)
+        self._touched = []
+        self.renew()
 
     def missing(self, keys: Keys) -> Keys:
         """Return the keys that have to be fetched."""
@@ -46,10 +61,10 @@ class Copy:
         absent: Keys = keys[~found]
         return absent
 
-    def take(self, keys: Keys, weights: Values) -> None:
-        """Take rows as the servers hold them."""
+    def take(self, keys: Keys, weights: Values, owed: bool) -> None:
+        """Take rows as the servers hold them; with ``owed`` add what they do not have of them."""
         state = self.rows.read(keys)[2] if self.rows.state_dim else None  # a new row's state is the initial one
-        self.rows.assign(keys, weights, state)
+        self.rows.assign(keys, weights + self.moved(keys) if owed else weights, state)
         self._fetched.assign(keys, weights)
         self._fresh.assign(keys, np.zeros((len(keys), 1), np.float32))
 
@@ -66,17 +81,32 @@ class Copy:
         keys: Keys = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
         return keys
 
+    def owed(self) -> Keys:
+        """Return the keys of all rows that moved and the servers do not know; forget which were touched."""
+        self._touched = []
+        parts = [keys[(self.moved(keys) != 0).any(axis=1)] for keys in self._all()]
+        return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
     def moved(self, keys: Keys) -> Values:
-        """Return by how much rows moved since they were fetched: ``float32[n, dim]``."""
+        """Return by how much rows moved, and the servers do not know: ``float32[n, dim]``."""
         _, before, _ = self._fetched.read(keys)
         _, now, _ = self.rows.read(keys)
         difference: Values = now - before
         return difference
 
     def keep(self, keys: Keys, difference: Values) -> None:
-        """Note that the servers have added this to their rows, and go on with the copies: nobody else writes them."""
+        """Note that the servers have added this to their rows; what is left of the difference stays."""
         _, before, _ = self._fetched.read(keys)
         self._fetched.assign(keys, before + difference)
+
+    def settle(self, keys: Keys) -> None:
+        """Note that there is nothing of these rows that the servers do not have."""
+        self._fetched.assign(keys, self.rows.read(keys)[1])
+
+    def _all(self) -> Iterator[Keys]:
+        """Yield the keys of all rows, in parts that stay in the cache."""
+        keys, rows = self.rows.keys(), max(1, EXCHANGE_BYTES // (4 * self.rows.dim))
+        yield from (keys[start : start + rows] for start in range(0, len(keys), rows))
 
 
 class LocalCopies(Client):
@@ -85,13 +115,15 @@ class LocalCopies(Client):
     Args:
         k_steps: steps between two exchanges.
         world_size: number of trainers; a difference counts by one part in so many.
+        dtype: of wire.DTYPES: fetched rows and exchanged differences on the wire.
     """
 
-    def __init__(self, links: list[Link], mode: Mode, timeout_s: float, k_steps: int, world_size: int) -> None:
+    def __init__(self, links: list[Link], mode: Mode, timeout_s: float, k_steps: int, world_size: int,
+                 dtype: str = "float32") -> None:  # fmt: skip
         self._copies: dict[str, Copy] = {}
         self._k_steps, self._world_size = k_steps, world_size
         self._since = 0  # steps since the last exchange
-        super().__init__(links, mode, timeout_s)
+        super().__init__(links, mode, timeout_s, dtype)
 
     def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
         """Return the table of this spec; the servers hold its weights, this trainer its row optimizer and state.
@@ -113,7 +145,7 @@ class LocalCopies(Client):
 
     def flush(self) -> None:
         """Return once the servers have every difference so far; the copies are fetched anew afterwards."""
-        self._submit(lambda: self._exchange(keep=False)).result()
+        self._submit(lambda: self._exchange(keep=False, whole=True)).result()
         super().flush()
 
     def assign(self, table: Table, keys: Keys, values: Values) -> None:
@@ -128,7 +160,7 @@ class LocalCopies(Client):
 
     def close(self) -> None:
         """Send what is left, then end."""
-        self._pushes.append(self._submit(lambda: self._exchange(keep=False)))
+        self._pushes.append(self._submit(lambda: self._exchange(keep=False, whole=True)))
         super().close()
 
     def state(self) -> dict[str, Any]:
@@ -163,7 +195,7 @@ class LocalCopies(Client):
         fetched = super()._pull(absent, create, 0) if any(len(keys) for _, keys in absent) else []
         for (table, _), answer in zip(absent, fetched, strict=False):
             if create:
-                self._copies[table.spec.name].take(answer.keys, answer.rows)
+                self._copies[table.spec.name].take(answer.keys, answer.rows, table.dtype != "float32")
         return fetched
 
     def _learn(self, gradients: list[tuple[Table, RowGradient]], rate: float) -> None:
@@ -180,26 +212,39 @@ class LocalCopies(Client):
         if self._since == self._k_steps:
             self._exchange(keep=self._world_size == 1)
 
-    def _exchange(self, keep: bool) -> None:
-        """Send every difference; ``keep`` goes on with the copies, else rows are fetched anew at their next use."""
+    def _exchange(self, keep: bool, whole: bool = False) -> None:
+        """Send differences.
+
+        Args:
+            keep: go on with the copies, else rows are fetched anew at their next use.
+            whole: send all there is in float32; else in the form of the wire, and what that takes away goes later.
+        """
         self._since = 0
         for name, copy in self._copies.items():
             table = self.tables[name]
-            keys, rows = copy.touched(), max(1, EXCHANGE_BYTES // (4 * table.spec.dim))
+            rounds = table.dtype != "float32"
+            dtype = "float32" if whole else table.dtype
+            keys, rows = copy.owed() if rounds and whole else copy.touched(), max(1, EXCHANGE_BYTES // (4 * table.spec.dim))
             for part in (keys[start : start + rows] for start in range(0, len(keys), rows)):
-                moved = copy.moved(part) / np.float32(self._world_size)
-                self._send(table, part, moved)
-                if keep:
-                    copy.keep(part, moved)
+                moved, bad = sections.rounded(self._core, copy.moved(part) / np.float32(self._world_size), dtype)
+                if bad:
+                    what = f"{bad} differences of table {table.spec.name!r} are too large for {dtype} on the wire"
+                    self._failure = TableError(what, at="the trainer's local copy", fix="take bfloat16, or a lower learning rate")
+                    raise self._failure
+                self._send(table, part, moved, dtype)
+                if rounds and whole:
+                    copy.settle(part)
+                elif rounds or keep:
+                    copy.keep(part, moved * np.float32(self._world_size))
             if not keep:
-                copy.forget()
+                copy.renew()
 
-    def _send(self, table: Table, keys: Keys, moved: Values) -> None:
+    def _send(self, table: Table, keys: Keys, moved: Values, dtype: str) -> None:
         ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, self.num_servers)
         values = np.empty_like(moved)
         values[inverse] = -moved  # a server's sgd subtracts
         self._sequence += 1
-        self._push([(table, RowGradient(ordered, counts, values))], 1.0, self._sequence, self._sequence)
+        self._push([(table, RowGradient(ordered, counts, values))], 1.0, self._sequence, self._sequence, dtype)
 
     def _begin_anew(self) -> None:
         self._since = 0
@@ -224,6 +269,7 @@ class LocalCopies(Client):
                 what = f"row state of table {name!r} has shape {state.shape}, this row optimizer keeps {copy.rows.state_dim} floats"
                 raise SnapshotError(what, at="geo", fix="resume with the optimizer of the checkpoint")
             copy.rows.assign(keys, np.zeros((len(keys), copy.rows.dim), np.float32), state)  # weights are fetched at the first use
+            copy.settle(keys)
             copy.steps = int(steps)
 
 

@@ -206,7 +206,7 @@ class Session:
     def _client(self, links: list[Link], block: dict[str, Any]) -> Client:
         world_size, timeout_s = self._runtime.role.world_size, self._runtime.timeout_s
         if self._local:
-            return LocalCopies(links, self._mode, timeout_s, int(block["k_steps"]), world_size)
+            return LocalCopies(links, self._mode, timeout_s, int(block["k_steps"]), world_size, str(block["wire"]))
         return Client(links, self._mode, timeout_s, str(block["wire"]))
 
     @property

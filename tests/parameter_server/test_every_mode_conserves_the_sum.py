@@ -1,7 +1,8 @@
 """In every mode the rows end at their initial values minus all gradients ever pushed, whatever the lines do meanwhile.
 
 SGD with rate 1 and integer gradients: float32 adds them without rounding in any order, so that the sums compare to the bit.
-The lines delay, cut, swallow and deliver twice and out of order.
+The lines delay, cut, swallow and deliver twice and out of order. With 16 bits on the wire geo's differences are rounded; what that
+takes away goes with later ones, and is exact in integers too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ MODES: dict[str, dict[str, Any]] = {
     "async": {"consistency": "async"},
     "bounded": {"consistency": "bounded", "staleness": 2},
     "geo": {"consistency": "geo", "k_steps": 3},
+    "geo, bfloat16": {"consistency": "geo", "k_steps": 3, "wire": "bfloat16"},
+    "geo, float16": {"consistency": "geo", "k_steps": 3, "wire": "float16"},
 }
+MANY_BITS = 1021  # times a gradient of 16-bit modes: no 16 bits hold its sums
 
 
 def _train(this: Any, rank: int, steps: int, mode: str, total: np.ndarray, guard: threading.Lock) -> None:
@@ -34,10 +38,10 @@ def _train(this: Any, rank: int, steps: int, mode: str, total: np.ndarray, guard
     for number, ids in enumerate(batches):
         for coming in batches[: 2] if number == 0 else batches[number + 1 : number + 2]:  # the loader is one batch ahead
             this.announce({"sum": coming}, True)
-        values = TRAINERS * rng.integers(-4, 5, (40, DIM)).astype(np.float32)
+        values = TRAINERS * rng.integers(-4, 5, (40, DIM)).astype(np.float32) * (MANY_BITS if "16" in mode else 1)
         step(this, table, ids, values)
         with guard:
-            np.add.at(total, ids.astype(np.int64), values / (TRAINERS if mode == "geo" else 1))  # the mean of what they did
+            np.add.at(total, ids.astype(np.int64), values / (TRAINERS if "geo" in mode else 1))  # the mean of what they did
 
 
 def conserve(mode: str, prefetch: int, steps: int, share: float, num_servers: int = 2) -> int:

@@ -109,6 +109,72 @@ def test_an_evaluation_keeps_no_copies_and_sees_the_own_steps() -> None:
     close(this)
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("bfloat16", 8), ("float16", 11)])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_rounding_takes_from_a_difference_goes_later(dtype: str, bits: int, world_size: int) -> None:
+    """After every exchange the servers lack at most half a last bit of what was to be sent; after a flush nothing."""
+    with Servers(2, world_size=3) as servers:
+        block = {"consistency": "geo", "k_steps": 2, "prefetch": 0}
+        sessions = [session(servers, rank, world_size, wire=dtype, **block) for rank in range(world_size)]
+        reader = session(servers, 2, 3, **block)  # to read is to flush: so somebody else reads
+        reader.open(spec(dim=DIM, init_args=(0.0, 0.0)))
+        tables = [s.open(spec(dim=DIM, init_args=(0.0, 0.0))) for s in sessions]
+        rng, expected = np.random.default_rng(0), np.zeros((60, DIM))
+        lacking = 0.0
+        for number in range(40):
+            for rank, this in enumerate(sessions):
+                ids = rng.choice(60, 50 if number < 30 else 5, replace=False)  # some rows owe to the end and are not used again
+                gradient = rng.standard_normal((len(ids), DIM)).astype(np.float32)
+                step(this, tables[rank], ids, gradient, 0.5)
+                expected[ids] -= 0.5 * gradient / world_size
+                this.client._run(lambda: None)  # an exchange is done before the other's turn
+            if number % 2:
+                server = all_rows(reader)
+                assert np.isfinite(server).all()
+                lacking = max(lacking, abs(server - expected).max())
+        assert 2.0 ** -(bits + 4) < lacking < 2.0**-bits * 4 * world_size  # no difference here is larger than 4
+        for this in sessions:
+            this.flush()
+        np.testing.assert_allclose(all_rows(reader), expected, atol=2e-5)  # 40 steps of float32
+        for this in (*sessions, reader):
+            close(this)
+
+
+def test_one_trainer_sees_its_own_steps_in_full() -> None:
+    """With 16 bits on the wire too: it goes on from its copies."""
+    found = []
+    for wire in ("float32", "bfloat16"):
+        this = session(None, consistency="geo", k_steps=1, wire=wire, prefetch=0)
+        table = this.open(spec(dim=DIM, optimizer="adam"))
+        rng = np.random.default_rng(1)
+        found.append([step(this, table, rng.integers(0, 60, 20), rng.standard_normal((20, DIM)), 0.1) for _ in range(20)])
+        close(this)
+    np.testing.assert_array_equal(found[0], found[1])  # rows begin at 1, which 16 bits hold
+
+
+def test_a_difference_that_16_bits_cannot_hold_is_named() -> None:
+    this = session(None, consistency="geo", k_steps=1, wire="float16")
+    table = this.open(spec(dim=DIM))
+    step(this, table, [1], np.full((1, DIM), 1e6))
+    with pytest.raises(TableError, match="3 differences of table 't' are too large for float16"):
+        this.flush()
+    close(this)
+
+
+def test_rows_that_are_set_owe_nothing() -> None:
+    this = session(None, consistency="geo", k_steps=1, wire="bfloat16", prefetch=0)
+    table = this.open(spec(dim=DIM))
+    step(this, table, KEYS, np.full((60, DIM), 1 / 3))
+    this.client.assign(table, KEYS, np.full((60, DIM), 7, np.float32))
+    this.flush()
+    assert (this.read(table, KEYS) == 7).all()
+    step(this, table, KEYS, np.full((60, DIM), 1 / 3))
+    this.restart(9)  # the servers have taken a snapshot up
+    this.flush()
+    assert (this.read(table, KEYS) == np.float32(7) - np.float32(0.333984375)).all()  # what was sent before
+    close(this)
+
+
 def test_row_state_goes_into_a_checkpoint_and_comes_back() -> None:
     def learn(this: object, table: object, seed: int) -> None:
         rng = np.random.default_rng(seed)

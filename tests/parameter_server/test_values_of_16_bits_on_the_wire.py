@@ -288,5 +288,4 @@ def test_the_strategy_says_it() -> None:
     assert WEIGHTS == DTYPES == tuple(frames.DTYPES)
     with pytest.raises(ConfigError, match="wire"):
         DistributedStrategy(parameter_server={"wire": "int8"})
-    with pytest.raises(ConfigError, match="wire 'bfloat16' with consistency 'geo'"):
-        DistributedStrategy(parameter_server={"wire": "bfloat16", "consistency": "geo"}).effective()
+    assert DistributedStrategy(parameter_server={"wire": "bfloat16", "consistency": "geo"}).effective()
