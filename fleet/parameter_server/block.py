@@ -23,7 +23,7 @@ FIELDS: tuple[Field, ...] = (
     Field("prefetch", int, 1, "batches whose rows are asked for ahead of their turn", low=0, high=1),
     Field("staleness", int, None, "bounded: steps by which the slowest trainer may trail the fastest; None: 2",
           low=0, none_ok=True),
-    Field("merge_steps", int, None, "half_async: steps of a trainer that go as one push; None: 2", low=1, none_ok=True),
+    Field("merge_steps", int, None, "half_async: steps of a trainer whose rows go as one push; None: 2", low=1, none_ok=True),
     Field("k_steps", int, None, "geo: steps on local copies between two exchanges; None: 10", low=1, none_ok=True),
     Field("dense", str, None, "how dense parameters meet; None: allreduce with sync and async, else server",
           choices=("allreduce", "server"), none_ok=True),

@@ -81,7 +81,7 @@ class Client:
         self.tables: dict[str, Table] = {}
         self.round_trips = RoundTrips(len(links))  # of pushes; written by the thread
         self.on_slow: Callable[[str], None] = logger.warning  # told once of a server that is slower than the others
-        self.step = 0  # pushes; each is one step, or with half_async several merged ones
+        self.step = 0  # of this trainer, as its pushes say
         self._sequence = 0
         self._failure: FleetError | None = None  # written and read by the thread
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -115,13 +115,16 @@ class Client:
         step = self.step + ahead if waits else 0
         return self._submit(lambda: self._pull(wanted, create, step))
 
-    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float) -> None:
-        """Queue this trainer's gradients of one step; returns before they arrive.
+    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float, steps: int = 1) -> None:
+        """Queue this trainer's gradients; returns before they arrive.
+
+        Args:
+            steps: that this trainer took since its last push: 1, or with half_async several, or none.
 
         Raises:
             PeerLost, TableError: an earlier push failed; the job cannot go on.
         """
-        self.step += 1
+        self.step += steps
         self._sequence += 1
         step, sequence = self.step, self._sequence
         self._queue_push(lambda: self._push(gradients, learning_rate, step, sequence))

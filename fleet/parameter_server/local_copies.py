@@ -138,9 +138,9 @@ class LocalCopies(Client):
         self._copies[spec.name] = Copy(self._core, spec._replace(weights="float32"), rate)
         return super().open(_weights_alone(spec))
 
-    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float) -> None:
+    def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float, steps: int = 1) -> None:
         """Queue one step on the local copies, and every ``k_steps`` an exchange behind it."""
-        self.step += 1
+        self.step += steps
         self._queue_push(lambda: self._learn(gradients, learning_rate))
 
     def flush(self) -> None:

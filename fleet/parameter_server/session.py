@@ -2,7 +2,7 @@
 
 ``sync``: an announced batch is asked for right behind the push of the step before it, so its rows miss nothing.
 Else with ``prefetch=1`` it is asked for at once, under the compute of the batch before: its rows miss that batch's push.
-``half_async`` adds up several steps before it pushes them as one.
+``half_async`` adds up the rows' gradients of several steps before it pushes them as one.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ class Session:
         self.client = self._client(_links(runtime, incarnation, block), block)
         self._announced: list[Announced] = []
         self._gradients: dict[str, list[Gathered]] = {}  # table name -> of each backward since clear
-        self._handed_in: list[tuple[str, RowGradient]] = []  # of this step
+        self._handed_in: list[tuple[Table, RowGradient]] = []  # of this step: dense parameters, never merged
         self._unsent: dict[str, list[RowGradient]] = {}  # half_async: of the steps that are to go as one push
         self._num_unsent, self._rate = 0, 0.0  # steps in it, learning rate of the newest
+        self._uncounted = 0  # steps since the last push
         self._warned = False
         self._said_slow: set[bytes] = set()
         self.client.on_slow = lambda text: runtime.tell("slow server", text.encode())  # trainer 0 says it, once
@@ -65,14 +66,12 @@ class Session:
         """Return whether servers evict rows at their memory limit; else new rows are refused."""
         return self._mode.when_full == "evict"
 
-    def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
-        """Open a table on all servers; its rows learn at ``rate`` times the optimizer's learning rate."""
-        return self.client.open(self._by_parts(spec), rate)
+    def open(self, spec: TableSpec, rate: float = 1.0, merged: bool = True) -> Table:
+        """Open a table on all servers; its rows learn at ``rate`` times the optimizer's learning rate.
 
-    @property
-    def asks_ahead(self) -> bool:
-        """Return whether rows are asked for before the push of the step before them, and so miss it."""
-        return self._prefetch == 1 and not self._mode.in_order
+        ``merged``: half_async merges its pushes; not those that are handed in.
+        """
+        return self.client.open(self._by_parts(spec, merged), rate)
 
     @property
     def weight(self) -> float:
@@ -124,7 +123,7 @@ class Session:
 
     def hand_in(self, table: Table, gradient: RowGradient) -> None:
         """Take a gradient that goes with this step's push, and with no later one."""
-        self._handed_in.append((table.spec.name, gradient))
+        self._handed_in.append((table, gradient))
 
     def unique(self, table: Table, keys: Keys) -> tuple[Keys, NDArray[np.uint32], NDArray[np.int64]]:
         """Return keys as a message has them: ``uint64[m]`` by server, the place of each key given, the number of each server."""
@@ -132,25 +131,19 @@ class Session:
         made = self.core.Unique(table.spec.salt).unique(keys, self.client.server_of_shard, self.client.num_servers)
         return made
 
-    def ask(self, wanted: list[tuple[Table, Keys]]) -> Answer[list[Pulled]]:
-        """Ask for rows behind this step's push, for use in the next step, or with prefetch=1 in the one after it."""
-        self._send_before_reading(create=True)
-        return self.client.pull(wanted, create=True, ahead=int(self.asks_ahead))
-
     def push(self, learning_rate: float) -> None:
-        """Push the gradients in hand as one step (half_async: with those of the steps before), and ask for the announced batch.
+        """Push the gradients in hand as one step (half_async: rows with those of the steps before), and ask for the announced batch.
 
         Raises:
             PeerLost, TableError: an earlier push failed; the job cannot go on.
         """
         for name, parts in self._gradients.items():
             self._unsent.setdefault(name, []).extend(part.close() for part in parts)
-        for name, gradient in self._handed_in:
-            self._unsent.setdefault(name, []).append(gradient)
-        self._handed_in = []
-        self._num_unsent, self._rate = self._num_unsent + 1, learning_rate
+        self._num_unsent, self._uncounted, self._rate = self._num_unsent + 1, self._uncounted + 1, learning_rate
         if self._num_unsent == self._merge_steps:
             self._send()
+        elif self._handed_in:
+            self._push([])
         self._announced = [batch for batch in self._announced if not batch.used]  # its rows would miss this push
         if self._mode.in_order:
             for batch in self._announced:
@@ -172,7 +165,7 @@ class Session:
         self._announced.clear()
         self._gradients.clear()
         self._handed_in = []
-        self._unsent, self._num_unsent = {}, 0
+        self._unsent, self._num_unsent, self._uncounted = {}, 0, 0
 
     def clear(self) -> None:
         """Drop the gradients in hand, as clear_grad does with the dense ones."""
@@ -201,7 +194,12 @@ class Session:
         if self._num_unsent:
             tables, unsent = self.client.tables, self._unsent
             self._unsent, self._num_unsent = {}, 0
-            self.client.push([(tables[name], self._sum(tables[name], parts)) for name, parts in unsent.items()], self._rate)
+            self._push([(tables[name], self._sum(tables[name], parts)) for name, parts in unsent.items()])
+
+    def _push(self, rows: list[tuple[Table, RowGradient]]) -> None:
+        handed_in, steps = self._handed_in, self._uncounted
+        self._handed_in, self._uncounted = [], 0
+        self.client.push([*rows, *handed_in], self._rate, steps)
 
     def _client(self, links: list[Link], block: dict[str, Any]) -> Client:
         world_size, timeout_s = self._runtime.role.world_size, self._runtime.timeout_s
@@ -220,7 +218,12 @@ class Session:
             self._said_slow.add(server)
             logger.warning(f"{text.decode()} (seen by trainer {rank})")
 
-    def _by_parts(self, spec: TableSpec) -> TableSpec:
+    @property
+    def _asks_ahead(self) -> bool:
+        """Return whether rows are asked for before the push of the step before them, and so miss it."""
+        return self._prefetch == 1 and not self._mode.in_order
+
+    def _by_parts(self, spec: TableSpec, merged: bool) -> TableSpec:
         """Return the spec for pushes that are each a trainer's part of the gradient, and not the sum over all."""
         if self.alone or self._mode.in_order:
             return spec
@@ -230,7 +233,7 @@ class Session:
             fix = 'leave grad_clip unset, or take "sync", "bounded" with staleness 0, or "geo"'
             raise ConfigError(f"{what}clipped is not the gradient clipped", at=f"table {spec.name!r}", fix=fix)
         if "l2_decay" in hyper:  # once a step, however many pushes a step is
-            steps = self._merge_steps if self.asks_ahead else 1
+            steps = self._merge_steps if merged and self._asks_ahead else 1
             hyper["l2_decay"] *= steps / self._runtime.role.world_size
         return spec._replace(hyper=tuple(sorted(hyper.items())))
 

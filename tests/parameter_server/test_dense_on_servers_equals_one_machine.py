@@ -1,4 +1,4 @@
-"""``dense="server"``: one trainer ends where plain Paddle ends, in every mode; with prefetch=1 exactly one step behind.
+"""``dense="server"``: one trainer ends where plain Paddle ends, in every mode; with prefetch=1 rows are exactly one step behind.
 
 What the original did wrong is checked here by being right: SGD stays SGD, weights grow beyond 10, what the servers hold comes back.
 """
@@ -52,6 +52,13 @@ def test_prefetch_is_exactly_one_step_behind(mode: str, name: str) -> None:
     found = train(name, EPOCHS, **MODES[mode], dense="server", **merges)
     assert largest_difference(found, train_one_step_behind(name, EPOCHS)) < 1e-5
     assert largest_difference(found, ps_jobs.train_alone(name, EPOCHS)) > 1e-3  # the data would show it
+
+
+@pytest.mark.parametrize("merge_steps", [2, 3])
+def test_half_async_merges_rows_and_no_dense_parameters(merge_steps: int) -> None:
+    found = train("sgd", EPOCHS, consistency="half_async", merge_steps=merge_steps)
+    assert largest_difference(found, train_one_step_behind("sgd", EPOCHS, merge_steps)) < 1e-5
+    assert largest_difference(found, train_one_step_behind("sgd", EPOCHS)) > 1e-3
 
 
 class Tower(nn.Layer):
