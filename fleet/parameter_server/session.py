@@ -21,7 +21,6 @@ from fleet import env, logger, recovery
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native, report, sightings
 from fleet.parameter_server.announced import Announced, Gathered, Ids
-from fleet.parameter_server.answer import Answer
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link, LocalLink, SocketLink
@@ -132,7 +131,7 @@ class Session:
         return made
 
     def push(self, learning_rate: float) -> None:
-        """Push the gradients in hand as one step (half_async: rows with those of the steps before), and ask for the announced batch.
+        """Push the gradients in hand as one step (half_async: rows with those before them), and ask for the announced batch.
 
         Raises:
             PeerLost, TableError: an earlier push failed; the job cannot go on.

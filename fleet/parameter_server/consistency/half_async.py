@@ -1,4 +1,4 @@
-"""``half_async``: a trainer adds up the rows' gradients of ``merge_steps`` steps and sends them as one push, applied when it arrives.
+"""``half_async``: a trainer adds up the rows' gradients of ``merge_steps`` steps and sends them as one push.
 
 What a pull may miss: what other trainers have not sent yet, and with prefetch=1 this trainer's own last ``merge_steps``
 steps. With prefetch=0 a pull first sends what was added up, so it misses nothing of its own. What is waited for: nothing.
