@@ -40,7 +40,9 @@ def of(client: Client) -> dict[str, Any]:
     servers = client.status()
     for status, median_s in zip(servers, client.round_trips.medians_s(), strict=True):
         status["round_trip_ms"] = round(1e3 * median_s, 3)
-    slow = [*client.round_trips.slow.values(), *dict.fromkeys(s["slow_trainer"] for s in servers if s["slow_trainer"])]
+    # Every server judges the trainers, each in words of its own: a trainer is named once.
+    trainers = {s["slow_trainer"].partition(" is ")[0]: s["slow_trainer"] for s in reversed(servers) if s["slow_trainer"]}
+    slow = [*client.round_trips.slow.values(), *trainers.values()]
     return {"tables": combine(servers), "servers": servers, "slow": slow}
 
 

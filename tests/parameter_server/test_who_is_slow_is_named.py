@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,12 @@ def test_a_trainer_that_others_wait_for() -> None:
         trainers = found["servers"][0]["trainers"]
         assert trainers["1"]["waited_for_s"] > 1 > trainers["0"]["waited_for_s"]
         assert any(text.startswith("trainer 1") for text in found["slow"]) and found["servers"][0]["wait"]["max_ms"] > 20
+
+
+def test_a_trainer_that_every_server_names_is_named_once() -> None:
+    said = [f"trainer 1 is slower than the others: they spent {share}% of 10 s waiting for it" for share in (40, 43)]
+    told = [{"tables": {}, "slow_trainer": text} for text in ("", *said)]
+    assert report.of(SimpleNamespace(status=lambda: told, round_trips=RoundTrips(3)))["slow"] == said[:1]  # type: ignore[arg-type]
 
 
 def test_the_rules() -> None:
