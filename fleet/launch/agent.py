@@ -16,7 +16,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from types import FrameType
 
@@ -24,6 +23,7 @@ from fleet.errors import FleetError
 from fleet.launch import keeper, report
 from fleet.launch.child import Child
 from fleet.launch.console import Console
+from fleet.launch.keeping import Keeping
 from fleet.launch.restarts import EX_NO_PROGRESS, Restart, Restarts
 from fleet.launch.spec import Job, ProcessSpec
 
@@ -33,7 +33,6 @@ GROUP_KILL_S = 1.0  # from TERM to KILL of the groups
 RESTART_KILL_S = 0.5  # from TERM to KILL of processes that are to be started again: nothing of theirs is worth saving
 LEFTOVER_S = 0.3  # from TERM to KILL of processes that outlived their trainer
 TICK_S, IDLE_TICK_S = 0.05, 0.2  # how often log files are looked at
-MAX_KEEPERS = 4
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,8 +52,7 @@ class Agent:
         self.signals: list[int] = []  # that this launcher got; appended to by the handler alone
         self.reason = ""  # "", "done", "failed" or "signal": why the run is being ended; "restart": to begin again
         self.stop_ns = 0
-        self._keeper_pid = self._keeper_fd = self._keeper_pipe = -1
-        self._num_keepers = 0
+        self._keeping = Keeping(job.run_id, job.meeting.socket_dir)
         self._starting = ""  # the process that is being started
         self._step = 0  # of the escalation: 0 TERM sent, 1 TERM to groups sent, 2 KILL sent
         self._servers_told = False
@@ -68,7 +66,7 @@ class Agent:
         problem: OSError | None = None
         try:
             try:
-                self._start_keeper()
+                self._poll.register(self._keeping.start(), select.POLLIN)
                 os.mkdir(self.job.meeting.socket_dir, 0o700)
                 self._start_all()
             except OSError as error:  # the memory, the number of processes or the disk gave out
@@ -126,29 +124,6 @@ class Agent:
                 break
             self._start(spec)
 
-    def _start_keeper(self) -> None:
-        """Start the keeper, or another one in place of one that was killed."""
-        self._num_keepers += 1
-        read, write = os.pipe2(os.O_CLOEXEC)
-        try:
-            command = (sys.executable, "-I", "-S", os.path.abspath(keeper.__file__), self.job.run_id, self.job.meeting.socket_dir)
-            silent = ((os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0), (os.POSIX_SPAWN_DUP2, 1, 2))
-            actions = ((os.POSIX_SPAWN_DUP2, read, 0), *silent)
-            self._keeper_pid = os.posix_spawn(command[0], command, {}, file_actions=actions, setsid=True, setsigmask=SIGNALS)
-        finally:
-            os.close(read)
-        if self._keeper_pipe >= 0:
-            os.close(self._keeper_pipe)
-        self._keeper_pipe = write
-        self._keeper_fd = os.pidfd_open(self._keeper_pid)
-        self._poll.register(self._keeper_fd, select.POLLIN)
-        for child in self.past + self.children:
-            self._tell_keeper(child.pid)
-
-    def _tell_keeper(self, session: int) -> None:
-        with contextlib.suppress(BrokenPipeError):  # its end is noticed by its pidfd
-            os.write(self._keeper_pipe, b"%d\n" % session)
-
     def _start(self, spec: ProcessSpec, rejoins: bool = False) -> None:
         """Start a process; of one that ran before, the log goes on.
 
@@ -170,7 +145,7 @@ class Agent:
                              setsigmask=(), setsigdef=restored)  # fmt: skip
         child = Child(spec, pid, path)
         self.children.append(child)
-        self._tell_keeper(pid)
+        self._keeping.add(pid)
         self._poll.register(child.pidfd, select.POLLIN)
 
     # Watch.
@@ -181,26 +156,16 @@ class Agent:
         if self._wake_read in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
-        if self._keeper_fd in ready:
-            self._replace_keeper()
+        if self._keeping.fd in ready:
+            self._poll.unregister(self._keeping.fd)
+            self.console.say(self._keeping.replace())
+            if self._keeping.fd >= 0:
+                self._poll.register(self._keeping.fd, select.POLLIN)
         for child in self.children:
             if child.pidfd in ready:
                 child.note_exit()
                 if child.status is not None:
                     self._poll.unregister(child.pidfd)
-
-    def _replace_keeper(self) -> None:
-        self._poll.unregister(self._keeper_fd)
-        os.waitpid(self._keeper_pid, 0)
-        os.close(self._keeper_fd)
-        self._keeper_fd = self._keeper_pid = -1
-        if self._num_keepers < MAX_KEEPERS:
-            self.console.say("fleet: WARNING: somebody ended the keeper; started another\n")
-            self._start_keeper()
-        else:
-            self.console.say(
-                "fleet: WARNING: the keeper was ended again; without it kill -9 of this launcher may leave processes\n"
-            )
 
     def _is_on(self) -> bool:
         """Say whether the run goes on: a process runs, is to be started again, or its end has not been judged yet."""
@@ -366,12 +331,7 @@ class Agent:
     def _release(self) -> None:
         """Remove the sockets and dismiss the keeper last."""
         keeper.remove_tree(self.job.meeting.socket_dir)
-        if self._keeper_pid > 0:
-            os.kill(self._keeper_pid, signal.SIGKILL)  # our own child, not reaped yet: the number is still its own
-            os.waitpid(self._keeper_pid, 0)
-        for fd in (self._keeper_fd, self._keeper_pipe):
-            if fd >= 0:
-                os.close(fd)
+        self._keeping.end()
 
     def _conclude(self) -> int:
         """Say how it ended, and return the exit status."""

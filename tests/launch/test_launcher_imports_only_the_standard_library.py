@@ -17,7 +17,7 @@ sys.exit(status)
 ALLOWED = {
     "fleet", "fleet.launch", "fleet.errors", "fleet.env", "fleet.config", "fleet.recovery",
     *("fleet.launch." + n for n in ("__main__", "cli", "spec", "values", "devices", "rendezvous")),
-    *("fleet.launch." + n for n in ("agent", "keeper", "console", "report", "banner", "child", "restarts")),
+    *("fleet.launch." + n for n in ("agent", "keeper", "keeping", "console", "report", "banner", "child", "restarts")),
 }  # fmt: skip
 
 
