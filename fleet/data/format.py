@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -21,14 +22,30 @@ from fleet.data.digits import PADDING, PIECE_BYTES
 from fleet.data.source import Piece, Task
 from fleet.errors import ConfigError
 
+_TO_WRITE = {
+    "load": "write load(self, task) -> Block: task.load() gives its text; or subclass TextFormat and write parse_piece",
+    "parse_piece": "write parse_piece(self, text: bytes) -> Block: the columns of some whole lines, and the lines left out",
+}
 
-class Format:
-    """Read one kind of file. A format of your own: subclass :class:`TextFormat` in a module of its own."""
+
+class Format(ABC):
+    """Read one kind of file. A format of your own: subclass :class:`TextFormat` in a module of its own.
+
+    Raises:
+        ConfigError: (when it is made) the class lacks a method; says what to write.
+    """
 
     form: ClassVar[str]  # what a line looks like, for the error about bad ones
     flat: ClassVar[bool] = False  # ragged columns are handed out without their lengths
 
     block_bytes: ClassVar[int] = 0  # of text parsed at once; 0: source.BLOCK_BYTES
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """Make one, if the class is complete."""
+        for name in sorted(cls.__abstractmethods__):
+            fix = _TO_WRITE.get(name, f"write {name}")
+            raise ConfigError(f"{cls.__qualname__} is no format: it lacks {name}()", at=cls.__module__, fix=fix)
+        return super().__new__(cls)
 
     def pieces(self, path: str) -> list[Piece]:
         """Return the blocks of a file, with the number of lines in each."""
@@ -38,9 +55,9 @@ class Format:
         """Return the blocks of a file that can only be read from its beginning on; None where each can be read by itself."""
         return source.unzipped(path, self.block_bytes or source.BLOCK_BYTES) if source.is_zipped(path) else None
 
+    @abstractmethod
     def load(self, task: Task) -> Block:
         """Return a block's samples."""
-        raise NotImplementedError
 
 
 class TextFormat(Format):
@@ -67,9 +84,9 @@ class TextFormat(Format):
         """The columns without a row: of a block in which no line begins."""
         return self.parse_piece(b"")
 
+    @abstractmethod
     def parse_piece(self, text: bytes) -> Block:
         """Parse a few thousand whole lines, each of which ends in a line end."""
-        raise NotImplementedError
 
     def load(self, task: Task) -> Block:
         """Return a block's samples; lines count from 0 within the whole block, also where only some were asked for."""

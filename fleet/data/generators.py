@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -22,8 +23,19 @@ Sample = Sequence[tuple[str, Sequence[Any]]]
 Samples = Iterable[Sample | None] | Callable[[], Iterable[Sample | None]]
 
 
-class _Generator:
-    """What both generators do; they differ in how values are written."""
+class _Generator(ABC):
+    """What both generators do; they differ in how values are written.
+
+    Raises:
+        ConfigError: (when it is made) ``generate_sample`` is not overridden.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        """Make one, if the class is complete."""
+        if "generate_sample" in cls.__abstractmethods__:
+            fix = "write generate_sample(self, line): it gets a raw line and returns a function that yields [(slot, values), ...]"
+            raise ConfigError(f"{cls.__qualname__} does not override generate_sample", at=cls.__module__, fix=fix)
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         self._batch_size = 32
@@ -39,13 +51,12 @@ class _Generator:
             raise self._wrong(f"batch_size must be an int >= 1, got {batch_size!r}", "set_batch", "use at least 1")
         self._batch_size = batch_size
 
+    @abstractmethod
     def generate_sample(self, line: str | None) -> Samples:
         """Return the samples of a raw line, or a function that yields them: lists of (slot, values). To be overridden.
 
         ``line`` is None in ``run_from_memory``. None in place of a sample is passed over.
         """
-        fix = "override it: it gets a raw line and returns a function that yields [(slot, values), ...]"
-        raise self._wrong("generate_sample is not overridden", type(self).__name__, fix)
 
     def generate_batch(self, samples: list[Sample]) -> Samples:
         """Return the samples of a batch, or a function that yields them; may be overridden, to pad or to sort them."""
@@ -104,8 +115,9 @@ class _Generator:
             words += [self._word(value, name, at) for value in values]
         return " ".join(words) + "\n"
 
+    @abstractmethod
     def _word(self, value: Any, name: str, at: str) -> str:
-        raise NotImplementedError
+        """Return a value as the line has it."""
 
     def _wrong(self, what: str, at: str, fix: str) -> ConfigError:
         return ConfigError(what, at=at, fix=fix)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.data.block import I64, Block, Ragged
-from fleet.data.format import TextFormat
+from fleet.data.format import Format
 from fleet.data.mixing import U64, mix
 from fleet.data.source import Task
 from fleet.data.vocabulary import Vocabulary
@@ -30,7 +30,7 @@ _SUBSAMPLE, _WINDOW, _NEGATIVES, _AGAIN = (np.uint64(k << 56) for k in range(4))
 
 
 @dataclass(frozen=True)
-class SkipGram(TextFormat):
+class SkipGram(Format):
     """Make samples of sentences: ``{"center": int64[p], "context": int64[p], "negatives": int64[p, negatives]}``.
 
     A batch holds the samples of ``batch_size`` lines, so p differs. Words that the vocabulary does not have are left out.

@@ -82,7 +82,12 @@ def test_what_the_text_cannot_hold(kind: Any, samples: Any, says: str) -> None:
 
 
 def test_a_generator_that_says_nothing() -> None:
-    with pytest.raises(ConfigError, match="not overridden"):
-        MultiSlotDataGenerator().run_from_memory()
+    class Silent(MultiSlotDataGenerator):
+        """Forgot generate_sample."""
+
+    for kind in (MultiSlotDataGenerator, MultiSlotStringDataGenerator, Silent):
+        with pytest.raises(ConfigError, match=f"{kind.__name__} does not override generate_sample") as raised:
+            kind()
+        assert "write generate_sample(self, line)" in raised.value.fix
     with pytest.raises(ConfigError, match="batch_size"):
-        MultiSlotDataGenerator().set_batch(0)
+        type("Mine", (MultiSlotDataGenerator,), {"generate_sample": lambda self, line: []})().set_batch(0)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.data import Libffm, MultiSlot, Slot, SlotValue, format
+from fleet.data import Libffm, MultiSlot, Slot, SlotValue, TextFormat, format
 from fleet.data.block import Block, Ragged
+from fleet.data.format import Format
 from fleet.errors import ConfigError
 
 SLOTS = [Slot("label", "int", 1), Slot("a", "int", 1, "pair"), Slot("b", "int", 1, "pair"), Slot("words", "uint64"),
@@ -189,3 +190,16 @@ def test_bad_libffm_lines(line: bytes) -> None:
 def test_wrong_declarations_are_refused(wrong: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         wrong()
+
+
+def test_a_format_that_lacks_a_method_is_refused_when_it_is_made() -> None:
+    class Lines(TextFormat):
+        """Forgot parse_piece."""
+
+    class Blocks(Format):
+        """Forgot load."""
+
+    for kind, method in ((Lines, "parse_piece"), (Blocks, "load"), (TextFormat, "parse_piece")):
+        with pytest.raises(ConfigError, match=rf"{kind.__name__} is no format: it lacks {method}\(\)") as raised:
+            kind()  # type: ignore[abstract]
+        assert f"write {method}(self, " in raised.value.fix and raised.value.at == kind.__module__
