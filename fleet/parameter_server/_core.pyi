@@ -23,6 +23,12 @@ class SavedFile(TypedDict):
     checksums: dict[str, int]  # tensor -> zlib.crc32 of its bytes
     holds: Literal["rows", "removed", "waiting"]
 
+class LifeCounts(TypedDict):
+    waiting: int  # ids without a row that are counted now
+    admitted: int  # ids that earned a row
+    evicted: int
+    dropped: int  # gradients of ids without a row
+
 def as_array(address: int, count: int, dtype: Literal["float32", "int64", "uint64", "uint32"]) -> NDArray[np.generic]:
     """View ``count`` elements of foreign memory; the view owns nothing and must not outlive it.
 
@@ -181,6 +187,7 @@ class Table:
         seed: of the initial values.
         salt: of the hash that places keys; the same on all servers and clients of a table.
         stripes: number of locks: 1, 2, 4, 8 or 16.
+        life: what ``Life.of_server`` gives: when an id earns its row and loses it; without it every id has one for ever.
         weights: how they are stored: ``float32``, ``bfloat16`` or ``float16``; pulls and pushes are float32 always.
         state: how row state is stored: ``float32`` or ``bfloat16``.
 
@@ -199,26 +206,44 @@ class Table:
         seed: int,
         salt: int,
         stripes: int = 16,
+        life: dict[str, float] = ...,
         weights: str = "float32",
         state: str = "float32",
     ) -> None: ...
     def pull(self, ids: NDArray[np.uint64], out: NDArray[np.float32], create: bool) -> int:
         """Copy the weights of ``ids[n]`` to ``out[n, dim]``; return how many rows were created.
 
-        With ``create=False`` unseen ids read as their initial value and nothing is created. Safe to retry.
+        With ``create=False``, and in a table with row life always, nothing is created, and ids without a row read as their
+        initial value, or as zeros if the table's life says so. Safe to retry.
         """
 
-    def push(self, ids: NDArray[np.uint64], grads: NDArray[np.float32], lr: float, step: int) -> int:
+    def push(
+        self,
+        ids: NDArray[np.uint64],
+        grads: NDArray[np.float32],
+        lr: float,
+        step: int,
+        shows: NDArray[np.uint32] | None = None,
+        clicks: NDArray[np.uint32] | None = None,
+    ) -> int:
         """Apply ``grads[n, dim]`` to the rows of ``ids[n]``; return how many gradient values are not finite.
 
         If any is not finite, nothing is changed. Missing rows are created first. Repeated ids are applied in order.
         ``step`` counts from 1 and sets Adam's bias correction; like Paddle's sparse kernel on a CPU, step t uses
         beta^(t + 1), multiplied up in float32 (core/beta_powers.h). A retry counts twice, also after MemoryError,
         which may leave some ids applied.
+
+        With row life ``shows[n]`` says how often each id was seen and ``clicks[n]`` how often of these clicked (None: once, never):
+        ids earn rows, rows that have expired go, and the gradient of an id that has no row yet is dropped.
         """
 
-    def assign(self, ids: NDArray[np.uint64], weights: NDArray[np.float32]) -> None:
-        """Set the weights of ``ids[n]`` to ``weights[n, dim]`` and their state to its initial value. Safe to retry."""
+    def assign(
+        self, ids: NDArray[np.uint64], weights: NDArray[np.float32], state: NDArray[np.float32] | None = None
+    ) -> None:
+        """Set the weights of ``ids[n]`` to ``weights[n, dim]`` and their state to ``state[n, state_dim]``, or its initial value.
+
+        Safe to retry.
+        """
 
     def read(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Return ``(found bool[n], weights float32[n, dim], state float32[n, state_dim])``; missing ids read as initial values."""
@@ -226,6 +251,27 @@ class Table:
     def keys(self) -> NDArray[np.uint64]:
         """Return every key, grouped by stripe, in order of creation within one."""
 
+    def shrink(self, below: float) -> int:
+        """Evict at once whatever has expired, and rows with a score below ``below``; return how many rows went."""
+
+    def forget_evicted(self, epoch: int) -> None:
+        """Say that no delta will continue a cut before ``epoch`` ended: keys evicted until then need not be known."""
+
+    def life_counts(self) -> LifeCounts:
+        """Return what became of ids and rows since the table was made."""
+
+    def room_to_pull(self, ids: NDArray[np.uint64]) -> None:
+        """Ask for the rows that a pull of ``ids[n]`` would create. Raises MemoryError if they would exceed the memory limit."""
+
+    def set_evicts_when_full(self, evicts: bool) -> None:
+        """Say whether the memory limit evicts rows (needs row life) or refuses new ones."""
+
+    @property
+    def step(self) -> int:
+        """The step of the last push, by which rows age; set when a snapshot is loaded."""
+
+    @step.setter
+    def step(self, value: int) -> None: ...
     @property
     def size(self) -> int:
         """Number of rows."""
@@ -322,3 +368,9 @@ class Load:
 
 def set_side_memory(bytes: int = ..., patience_s: float = ...) -> None:
     """Bound the copies of rows that change while they are saved, of this process; and how long a push waits for the disk."""
+
+def set_memory_limit(bytes: int) -> None:
+    """Bound the resident memory of this process, asked before rows are made; 0: no bound."""
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process; 0 if the system does not say."""
