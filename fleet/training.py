@@ -302,6 +302,7 @@ def distributed_loader(
         ConfigError: a loader whose samples fleet cannot share out, or ids of something that is no table.
     """
     from fleet.data.loader import ShardedLoader
+    from fleet.parameter_server.announcer import announcer
 
     if ids is not None and not callable(ids) and not isinstance(ids, Mapping):
         fix = "give {key or index of a batch: embedding}, or a function from a batch to {embedding: ids}"
@@ -310,7 +311,7 @@ def distributed_loader(
     chosen = this.strategy(strategy)
     role = this.runtime.role
     # Without tables there is nothing to announce: a script that names its ids also trains without a parameter server.
-    announce = _announcer(this, ids) if ids is not None and chosen.parameter_server is not None else None
+    announce = announcer(lambda: this.session, ids) if ids is not None and chosen.parameter_server is not None else None
     made: list[Any] = []
     sharded = ShardedLoader(
         loader,
@@ -333,53 +334,6 @@ def no_sync() -> AbstractContextManager[None]:
     reducer = _current("fleet.no_sync()").reducer
     found: AbstractContextManager[None] = reducer.no_sync() if reducer is not None else nullcontext()
     return found
-
-
-def _announcer(this: Job, ids: Mapping[Any, Any] | Callable[[Any], Mapping[Any, Any]]) -> Callable[[Any], None]:
-    import paddle
-
-    from fleet.parameter_server.embedding import Embedding
-
-    def announce(batch: Any) -> None:
-        if this.session is None:
-            return  # the optimizer comes later; until then nobody looks rows up
-        found = ids(batch) if callable(ids) else [(embedding, _given(batch, key)) for key, embedding in ids.items()]
-        if isinstance(found, Mapping):
-            found = list(found.items())
-        if not isinstance(found, list) or not all(isinstance(item, tuple) and len(item) == 2 for item in found):
-            what = f"the function given as ids returned a {type(found).__name__}"
-            fix = "let it return {embedding: ids}, or [(embedding, ids), ...] if an embedding reads several fields"
-            raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
-        wanted: dict[str, list[Any]] = {}
-        learns = paddle.is_grad_enabled()
-        for embedding, value in found:
-            if not isinstance(embedding, Embedding):
-                fix = "name an embedding of the model given to distributed_model, and call distributed_optimizer before the loader"
-                what = f"ids for a {type(embedding).__name__}, which has no table"
-                raise ConfigError(what, at="distributed_loader(ids=)", fix=fix)
-            learns = learns and embedding.training
-            ragged = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-            wanted.setdefault(str(embedding.table_name), []).append(embedding.look(*ragged).ids)
-        this.session.announce(wanted, create=learns)
-
-    return announce
-
-
-def _given(batch: Any, key: Any) -> Any:
-    """Return a field's ids; of a pair of keys the ragged ids and their lengths."""
-    if isinstance(key, tuple) and len(key) == 2 and not (isinstance(batch, Mapping) and key in batch):
-        return _field(batch, key[0]), _field(batch, key[1])
-    return _field(batch, key)
-
-
-def _field(batch: Any, key: Any) -> Any:
-    try:
-        return batch[key]
-    except (KeyError, IndexError, TypeError) as error:
-        there = f"keys {', '.join(map(repr, batch))}" if isinstance(batch, Mapping) else f"{len(batch)} fields, counted from 0"
-        fix = f"a batch of this loader has {there}"
-        what = f"a batch has no field {key!r} ({type(error).__name__})"
-        raise ConfigError(what, at="distributed_loader(ids=)", fix=fix) from None
 
 
 def _named_parameters(model: Any, inner: Any) -> list[tuple[str, Any]]:
