@@ -6,6 +6,7 @@
 # make chaos       200 random kills and stops over every role and mode (half an hour)
 # make bench       the benchmarks
 # make fuzz-frames N=5000000   frames that are almost right, against a core with sanitizers
+# make fuzz-snapshots N=10000  snapshots that are almost right, likewise
 # make readme      README's figures and picture from benchmarks/results
 # make clean       delete what was built (the environment stays)
 #
@@ -34,7 +35,7 @@ TREE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUNS := $(ENV)/.fleet-$(TREE)-runs
 TESTS := $(ENV)/.fleet-$(TREE)-tests
 
-.PHONY: help demo install build test test-slow chaos lint test-core bench readme fuzz-frames clean
+.PHONY: help demo install build test test-slow chaos lint test-core bench readme fuzz-frames fuzz-snapshots clean
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -103,10 +104,16 @@ build/sanitized: $(wildcard fleet/parameter_server/core/*) $(TESTS)
 	    $(PY) setup.py -q build_ext --build-lib $@ --build-temp build/sanitized-objects
 	touch $@
 
-N ?= 5000000
+SANITIZERS = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)"
+fuzz-frames: N ?= 5000000
 fuzz-frames: build/sanitized
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	    $(PY) tests/fuzz/of_frames.py $(N) $$(find build/sanitized -name '_core*.so')
+	$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0 $(PY) tests/fuzz/of_frames.py $(N) $$(find build/sanitized -name '_core*.so')
+
+# A file of a few hundred bytes must not make anybody ask for 32 MB.
+fuzz-snapshots: N ?= 10000
+fuzz-snapshots: build/sanitized
+	$(SANITIZERS) ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=32 \
+	    $(PY) tests/fuzz/of_snapshots.py $(N) $$(find build/sanitized -name '_core*.so')
 
 readme:
 	$(PY) benchmarks/parts/readme.py

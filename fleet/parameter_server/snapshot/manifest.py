@@ -200,14 +200,16 @@ def _check_parts(name: str, parts: list[dict[str, Any]], whole: bool) -> None:
     """Each shard has exactly one part; each file lies in the snapshot's directory."""
     owner: dict[int, int] = {}
     for part in parts:
-        server, (low, high) = _count(part["server"], "server"), part["shards"]
-        if not 0 <= low <= high <= NUM_SHARDS:
+        server, (low, high) = _count(part["server"], "server"), (_count(shard, "a shard") for shard in part["shards"])
+        if not low <= high <= NUM_SHARDS:
             raise ValueError(f"table {name!r}: shards {low} to {high}")
         for shard in range(low, high):
             if shard in owner:
                 raise ValueError(f"table {name!r}: servers {owner[shard]} and {server} both claim shard {shard}")
             owner[shard] = server
-        if whole and part["complete"] is not True:
+        if not isinstance(part["complete"], bool):
+            raise ValueError(f"table {name!r}: complete is {part['complete']!r}")
+        if whole and not part["complete"]:
             raise ValueError(f"table {name!r}: the part of server {server} is a delta, and the snapshot has no parent")
         _count(part["steps"], "steps")
         _count(part["clock"], "clock")
@@ -227,8 +229,8 @@ def _check_file(name: str, file: dict[str, Any]) -> None:
     path = file["file"]
     if not isinstance(path, str) or os.path.isabs(path) or ".." in path.split("/") or "\0" in path:
         raise ValueError(f"table {name!r}: {path!r} is no file of a snapshot")
-    _count(file["rows"], "rows")
-    _count(file["bytes"], "bytes")
+    if _count(file["rows"], "rows") > _count(file["bytes"], "bytes"):
+        raise ValueError(f"table {name!r}: {path} cannot have {file['rows']} rows in {file['bytes']} bytes")
     if not file["checksums"]:
         raise ValueError(f"table {name!r}: {path} has no checksum")
     for value in file["checksums"].values():
@@ -237,6 +239,6 @@ def _check_file(name: str, file: dict[str, Any]) -> None:
 
 
 def _count(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise ValueError(f"{what} is {value!r}")
     return value
