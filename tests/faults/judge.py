@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import job
 from kill_harness import Run
 
+from fleet import DistributedStrategy
 from fleet.parameter_server import native
 from fleet.parameter_server.spec import NUM_SHARDS
 
 EPOCH_STEPS = 64
 SAMPLES = EPOCH_STEPS, 2, 2  # a global batch of 4 is cut in the order of the ranks: step, trainer, sample
-MERGED = {"half_async": 2, "geo": 10}  # steps that go out as one push
 IN_HAND = 2  # pushes of a trainer that die with it: the one in hand, and the one under way
 
 
@@ -44,10 +44,12 @@ def started_alone(run: Run) -> list[str]:
 
 def what_is_missing_was_lost(run: Run, directory: Path, block: dict[str, Any], epochs: int) -> None:
     """Judge a job that came to its end: its count, and to the sample what is missing and whose it was."""
-    mode, steps = block["consistency"], epochs * EPOCH_STEPS
+    steps = epochs * EPOCH_STEPS
     alone, found, lacks = started_alone(run), job.counted(run), missing(directory, epochs)
     assert found["steps"] == steps, found
-    merged, of_server = MERGED.get(mode, 1), _server_of_sample(directory)
+    full = DistributedStrategy(parameter_server=block).parameter_server
+    merged = full["merge_steps"] or full["k_steps"] or 1  # steps that go out as one push
+    of_server = _server_of_sample(directory)
     lost_by = {name: _said_lost(run, name) * merged for name in alone if "server" in name}
     on_lost_servers = np.isin(of_server, [int(name[-1]) for name in lost_by])
     in_hand = {int(name[-1]): IN_HAND * merged * alone.count(name) for name in alone if "trainer" in name}
@@ -59,8 +61,7 @@ def what_is_missing_was_lost(run: Run, directory: Path, block: dict[str, Any], e
         assert on_this <= num_steps + sum(in_hand.values()), (name, num_steps, lacks)
     most = (sum(lost_by.values()) + sum(in_hand.values())) / 2  # a trainer's part of a step is half of it
     assert steps - most - 0.001 <= found["rows"] <= steps + 0.001, (found, most)
-    on_servers = block.get("dense") == "server" or mode in ("half_async", "bounded", "geo")
-    assert steps - most * on_servers - 0.001 <= found["bias"] <= steps + 0.001, (found, most)
+    assert steps - most * (full["dense"] == "server") - 0.001 <= found["bias"] <= steps + 0.001, (found, most)
 
 
 def samples_of(path: Path) -> Any:
