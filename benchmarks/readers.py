@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,20 @@ from fleet.data.block import Ragged, join  # noqa: E402
 from fleet.data.source import Task  # noqa: E402
 
 SLOTS = [Slot("label", "int", 1), *(Slot(f"C{i}", "int", 1, "ids") for i in range(26)), Slot("dense", "float", 13)]
+BAGS = [Slot("label", "int", 1), *(Slot(f"B{i}") for i in range(10)), Slot("dense", "float", 13)]  # the same ids, 1 to 5 a slot
 RAGGED = [Slot("label", "int", 1), *(Slot(f"C{i}", "int", None, "ids") for i in range(26)), Slot("dense", "float", 13)]
+
+
+def in_bags(ids: list[int]) -> list[list[int]]:
+    """Cut a line's 26 ids in 10 bags, whose sizes differ from line to line."""
+    turn = ids[0] % 10
+    ends = list(accumulate((1, 2, 3, 4, 1, 2, 3, 4, 1, 5)[i - turn] for i in range(10)))
+    return [ids[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
 
 
 def make(home: Path, num_lines: int) -> dict[str, Any]:
     """Write the samples once in each format; return the sums that every reader must find."""
-    if not (home / "sums.json").exists():
+    if not (home / "sums.json").exists() or not (home / "bags").exists():
         home.mkdir(parents=True, exist_ok=True)
         raw, _, _ = criteo.planted_files(home, round(num_lines / 0.9))
         batch = next(criteo.read(raw, batch_size=num_lines, num_buckets=2_000_003))
@@ -48,6 +57,8 @@ def make(home: Path, num_lines: int) -> dict[str, Any]:
         lines = list(zip(label.tolist(), ids.tolist(), words, strict=True))
         texts: dict[str, Callable[[Any], str]] = {
             "multislot": lambda s: f"1 {s[0]} " + " ".join(f"1 {i}" for i in s[1]) + f" 13 {' '.join(s[2])}\n",
+            "bags": lambda s: f"1 {s[0]} " + " ".join(f"{len(b)} {' '.join(map(str, b))}" for b in in_bags(s[1]))
+            + f" 13 {' '.join(s[2])}\n",
             "slot_value": lambda s: f"label:{s[0]} " + " ".join(f"C{k}:{i}" for k, i in enumerate(s[1]))
             + "".join(f" dense:{v}" for v in s[2]) + "\n",
             "libffm": lambda s: f"{s[0]} " + " ".join(f"{k}:{i}:1" for k, i in enumerate(s[1]))
@@ -123,6 +134,8 @@ def check(name: str, columns: Any, sums: dict[str, Any]) -> None:
         return float((column.values if isinstance(column, Ragged) else np.asarray(column)).astype(np.float64).sum())
 
     found = {key: total(columns[key]) for key in sums if key in columns}
+    if "B0" in columns:
+        found["ids"] = sum(total(columns[f"B{i}"]) for i in range(10))
     if name == "libffm":  # ids and numbers are one column of features there
         values = columns["values"]
         found = {"label": total(columns["label"]), "dense": float(values[:, 26:].astype(np.float64).sum()),
@@ -147,6 +160,7 @@ def main() -> None:
         "rival": lambda: rival(home),
         "multislot": lambda: parse(home / "multislot", MultiSlot(SLOTS)),
         "multislot, ragged": lambda: parse(home / "multislot", MultiSlot(RAGGED)),
+        "multislot, bags": lambda: parse(home / "bags", MultiSlot(BAGS)),
         "multislot, batches": lambda: batches(home / "multislot", MultiSlot(SLOTS)),
         "slot_value": lambda: parse(home / "slot_value", SlotValue(SLOTS)),
         "libffm": lambda: parse(home / "libffm", Libffm(39)),

@@ -16,7 +16,7 @@ import numpy as np
 from fleet.data.block import I64, Block, Column
 from fleet.data.digits import Text, padded, unsigned
 from fleet.data.format import TextFormat, finish
-from fleet.data.slots import Group, Slot, column, groups, listed, made, tokens
+from fleet.data.slots import Group, Slot, column, groups, listed, made, ragged_columns, tokens
 
 _REASONS = (
     "its slots do not add up to the line: a count is missing, wrong, or not that of a slot with a width",
@@ -62,12 +62,15 @@ class MultiSlot(TextFormat):
         why = np.where(ok, 0, 1).astype(np.int8)
         if not ok.all():
             at, counts = at[ok], counts[ok]
+        ragged = [group for group in self._groups if group.slot.width is None]
+        bags, rows_ok = ragged_columns(found, ragged, starts, ends, at, counts)
         columns: dict[str, Column] = {}
-        rows_ok = np.ones(len(at), np.bool_)
         for group in self._groups:
+            if group.slot.width is None:
+                columns[group.name] = bags.pop(0)
+                continue
             of_group = slice(group.first, group.end)
-            made_column, good = column(found, group, starts, ends, at[:, of_group], counts[:, of_group])
-            columns[group.name] = made_column
+            columns[group.name], good = column(found, group, starts, ends, at[:, of_group], counts[:, of_group])
             rows_ok &= good
         why[ok] = np.where(rows_ok, 0, -2)
         return finish(columns, why, _REASONS, text, line_ends)

@@ -179,6 +179,34 @@ def column(text: Text, group: Group, starts: I64, ends: I64, at: I64, counts: I6
     return values.reshape(shape), np.logical_and.reduce(ok.reshape(tokens.shape), axis=1)
 
 
+def ragged_columns(text: Text, ragged: list[Group], starts: I64, ends: I64, at: I64, counts: I64) -> tuple[list[Column], Bool]:
+    """Decode the columns of several groups with any number of values, those of a kind together.
+
+    One call for each costs more than its numbers where a line has many slots. Measured, CPU-seconds of both in turn: 1.5 times as
+    fast with 26 slots of 1 to 5 ids, 1.8 with 100 of 1 or 2, the same with 10 or fewer.
+
+    Args:
+        starts, ends, at, counts: as for :func:`column`, of all slots of a line.
+
+    Returns:
+        The columns in the order of the groups, and which rows are all numbers.
+    """
+    found: dict[str, Column] = {}
+    rows_ok = np.ones(len(at), np.bool_)
+    for kind in dict.fromkeys(group.slot.kind for group in ragged):
+        alike = [group for group in ragged if group.slot.kind == kind]
+        lengths = [counts[:, group.first : group.end] for group in alike]
+        flat = np.concatenate([many.reshape(-1) for many in lengths])
+        tokens = ranges(np.concatenate([at[:, group.first : group.end].reshape(-1) for group in alike]), flat)
+        values, ok = numbers(text, kind, starts[tokens], ends[tokens])
+        end = 0
+        for group, many in zip(alike, lengths, strict=True):
+            begin, end = end, end + int(many.sum())
+            found[group.name] = Ragged(values[begin:end], np.ascontiguousarray(many[:, 0] if many.shape[1] == 1 else many))
+            rows_ok &= _rows_ok(ok[begin:end], many.sum(axis=1))
+    return [found[group.name] for group in ragged], rows_ok
+
+
 def _rows_ok(ok: Bool, lengths: I64) -> Bool:
     rows_ok = np.ones(len(lengths), np.bool_)
     if not ok.all():

@@ -245,6 +245,17 @@ def test_blocks_and_files_of_any_size_give_the_same(tmp_path: Path, capsys: pyte
     assert len(list((tmp_path / "7" / "rows").iterdir())) > 3
 
 
+def test_parts_of_several_servers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two servers of one shard each write the same lines under other names; unzipped they are the same too."""
+    shutil.copytree(MADE / "SparseAdamSGDRule" / "mode-0", tmp_path / "saved")
+    folder = tmp_path / "saved" / "000"
+    (folder / "part-001-00001").write_bytes(gzip.decompress((folder / "part-000-00001.gz").read_bytes()))
+    (folder / "part-000-00001.gz").unlink()
+    assert run(capsys, tmp_path / "saved", "--table", "0=rows:3", "--state", "keep", "--to", tmp_path / "o")[0] == 0
+    keys, rows = pulled("SparseAdamSGDRule")
+    np.testing.assert_array_equal(Job(tmp_path / "o").rows(keys), rows)
+
+
 GOOD = "5 0 0 0.1 1 0 0.25 0.5 -1e-05\n"  # SparseNaiveSGDRule, 3 weights
 BAD = {
     "x 0 0 0.1 1 0 0.25 0.5 0.5\n": "the key is no integer",
