@@ -67,7 +67,7 @@ def trainer(repeats: int, steps: int) -> None:
     import numpy as np
     import paddle
 
-    from fleet import runtime
+    from fleet import exchange, runtime
     from fleet.collective.reducer import Reducer
 
     runtime.init()
@@ -87,7 +87,7 @@ def trainer(repeats: int, steps: int) -> None:
     flat = {name: np.concatenate([p.numpy().ravel() for p in models[name].parameters()]) for name in ("fleet", "paddle")}
     assert np.abs(flat["fleet"] - flat["paddle"]).max() < 1e-6, "fleet and Paddle computed different weights"
     for name, values in flat.items():
-        assert len({v.tobytes() for v in runtime.all_gather(values[::97])}) == 1, f"{name}: the trainers differ"
+        assert len({v.tobytes() for v in exchange.all_gather(values[::97])}) == 1, f"{name}: the trainers differ"
     blocks: dict[str, list[float]] = {name: [] for name in run}
     for _ in range(repeats):
         for name in run:

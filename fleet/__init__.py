@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet import data, errors, metrics, parameter_server
     from fleet.checkpoint import Checkpointer
+    from fleet.exchange import all_gather, all_reduce, broadcast
     from fleet.parameter_server.export import export
     from fleet.progress import log
     from fleet.runtime import (
-        all_gather,
-        all_reduce,
         barrier,
-        broadcast,
         init,
         is_initialized,
         is_server,
@@ -37,10 +35,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Checkpointer": "checkpoint",
     "DistributedStrategy": "strategy",
-    "all_gather": "runtime",
-    "all_reduce": "runtime",
+    "all_gather": "exchange",
+    "all_reduce": "exchange",
     "barrier": "runtime",
-    "broadcast": "runtime",
+    "broadcast": "exchange",
     "distributed_loader": "training",
     "distributed_model": "training",
     "distributed_optimizer": "training",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet import runtime
+from fleet import exchange
 from fleet.errors import ConfigError
 
 AUC_BUCKETS = 1 << 16  # scores of one bucket count as ties: an error below 1e-4 for any smooth score distribution
@@ -39,11 +39,11 @@ def auc(scores: Any, labels: Any) -> float:
     if not np.isin(y, (0, 1)).all():
         raise ConfigError("labels must be 0 or 1", at="metrics.auc", fix="give the true classes")
     outside = float(len(s) and (s.min() < 0 or s.max() > 1))
-    if runtime.all_reduce(outside, "max"):  # agreed, so that all trainers map alike
+    if exchange.all_reduce(outside, "max"):  # agreed, so that all trainers map alike
         s = 1 / (1 + np.exp(-np.clip(s, -700, 700)))
     bucket = np.minimum((s * AUC_BUCKETS).astype(np.int64), AUC_BUCKETS - 1)
     counts = np.stack([np.bincount(bucket[y == label], minlength=AUC_BUCKETS) for label in (0, 1)])
-    negative, positive = runtime.all_reduce(counts.astype(np.float64))
+    negative, positive = exchange.all_reduce(counts.astype(np.float64))
     below = np.concatenate([[0.0], np.cumsum(negative)[:-1]])
     pairs = float(negative.sum() * positive.sum())
     return float((positive * (below + negative / 2)).sum() / pairs) if pairs else float("nan")
@@ -77,7 +77,7 @@ def rmse(predictions: Any, targets: Any) -> float:
 
 
 def _ratio(total: float, count: float, at: str) -> float:
-    both = runtime.all_reduce(np.array([total, count]))
+    both = exchange.all_reduce(np.array([total, count]))
     if not both[1]:
         raise ConfigError("no trainer gave a sample", at=at, fix="evaluate on data that are not empty")
     return float(both[0] / both[1])

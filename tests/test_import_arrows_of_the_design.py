@@ -35,7 +35,8 @@ ARROWS: dict[str, str] = {
     "parameter_server": "config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
                         "parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
     "data": "disk env errors logger runtime",
-    "metrics": "errors runtime",
+    "exchange": "errors runtime",
+    "metrics": "errors exchange",
     "disk": "errors",
     "shelf": "disk errors logger",
     "together": "errors runtime",
@@ -63,7 +64,7 @@ SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "na
                "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest",
                "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
                "sightings"}  # fmt: skip
-NUMPY = {"runtime", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
+NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
 
 
 def module_of(path: Path) -> str:
