@@ -357,6 +357,21 @@ def test_a_rule_that_two_could_be_is_asked_for(tmp_path: Path, capsys: pytest.Ca
     assert Job(tmp_path / "o").rows(np.array([3], np.uint64)).tolist() == [[0.25, 0, 0, 0]]
 
 
+@pytest.mark.parametrize(("rule", "line", "moved"), [
+    ("SparseNaiveSGDRule", "3 0 0 0.1 1 0 0.25\n", 0.1 * 0.3),
+    ("SparseAdaGradSGDRule", "3 0 0 0.1 1 0 0.25 1\n", 0.1 * 0.3 / math.sqrt(3 + 1 + 0.09)),
+    ("SparseAdamSGDRule", "3 0 0 0.1 1 0 0.25 0.01 0.001 0.81 0.998001\n", 0.1 * 0.12 / math.sqrt(0.999 + 0.00009)),
+])  # fmt: skip
+def test_rows_of_one_weight(rule: str, line: str, moved: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "saved" / "000"
+    folder.mkdir(parents=True)
+    (folder / "part-000-00000").write_text(line)
+    asked = (tmp_path / "saved", "--table", "0=rows:1", "--state", "keep", "--rule", rule, "--to", tmp_path / "o")
+    assert run(capsys, *asked)[0] == 0
+    found = Job(tmp_path / "o").after(np.array([3], np.uint64), 0.3, 0.1)
+    np.testing.assert_allclose(found, [[0.25 - moved]], rtol=1e-4)
+
+
 def test_the_state_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as status:
         main(["import-paddle", "saved", "--table", "0=rows:3", "--to", "o"])
