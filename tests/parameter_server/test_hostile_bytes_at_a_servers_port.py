@@ -360,3 +360,13 @@ def _resident_bytes(servers: Servers) -> int:
 
 def _threads(servers: Servers) -> int:
     return len(os.listdir(f"/proc/{servers.processes[0].pid}/task"))
+
+
+def test_a_consistency_that_is_none_is_refused_and_leaves_no_trace() -> None:
+    wrong = [{"consistency": "bounded", "staleness": -1}, {"consistency": "eventual"}, {"timeout_s": 0}, {"timeout_s": 1e999}]
+    with Servers(1) as servers, Peer(servers.addresses[0], SECRET) as peer:
+        for lie in wrong:
+            asked = {"spec": {**frames.SPEC, "name": "t"}, "consistency": "async", "timeout_s": 20, **lie}
+            refused = peer.ask_json("TABLE", asked)
+            assert refused["kind"] == "ConfigError" and "no consistency" in refused["what"], (lie, refused)
+        assert peer.open("t") == 0
