@@ -343,6 +343,9 @@ class Load:
     """
 
     def __init__(self, table: Table, keep: NDArray[np.bool_], keep_state: bool = True) -> None: ...
+    def expect(self, num_rows: int) -> None:
+        """Make room in the index for about so many rows at once."""
+
     def next_snapshot(self) -> None:
         """Say that the files that follow are of one snapshot, older than what came before: a key twice in it is damage."""
 

@@ -122,6 +122,7 @@ void bind_snapshot(py::module_& module) {
   const std::pair<int64_t, int64_t> all{0, kNumShards};
   py::class_<Load>(module, "Load")
       .def(py::init(&make_load), py::arg("table"), py::arg("keep"), py::arg("keep_state") = true)
+      .def("expect", &Load::expect, py::arg("num_rows"))
       .def("next_snapshot", &Load::next_snapshot)
       .def("rows", &rows, py::arg("path"), py::arg("checksums"), py::arg("shards") = all, py::arg("count") = -1)
       .def("drop_shards", &drop_shards, py::arg("low"), py::arg("high"))

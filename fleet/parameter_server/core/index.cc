@@ -83,6 +83,19 @@ uint64_t Index::erase_row(uint64_t hash, const char* row, const Rows& rows, uint
   }
 }
 
+void Index::reserve(uint64_t count) noexcept {
+  uint64_t num_buckets = 2;
+  while (num_buckets * 7 < count) num_buckets *= 2;
+  if (used_ > 0 || num_buckets - 1 <= mask_) return;
+  char* fresh = take_pages(num_buckets * 64);
+  if (fresh == nullptr) return;
+  if (num_buckets * 64 >= kHugePageBytes) want_huge_pages(fresh, num_buckets * 64);
+  if (limit_ > 0) return_pages(reinterpret_cast<char*>(entries_), (mask_ + 1) * 64);
+  entries_ = reinterpret_cast<uint64_t*>(fresh);
+  mask_ = num_buckets - 1;
+  limit_ = num_buckets * 7;
+}
+
 bool Index::grow(const Rows& rows, uint64_t salt) noexcept {
   const bool first = limit_ == 0;
   const uint64_t num_buckets = first ? 2 : (mask_ + 1) * 2;

@@ -68,6 +68,9 @@ class Load {
   // Takes rows whose shard is in keep[kNumShards]. Without `keep_state` files of another row optimizer fit too, and row state
   // begins anew.
   Load(std::shared_ptr<Table> table, const bool* keep, bool keep_state);
+  ~Load();
+  Load(const Load&) = delete;
+  Load& operator=(const Load&) = delete;
 
   // What the manifest says of a file.
   struct Claim {
@@ -75,6 +78,9 @@ class Load {
     uint32_t shard_low = 0, shard_high = kNumShards;  // its keys lie in these
     int64_t count = -1;                               // of its rows or ids; -1: not said
   };
+
+  // About so many rows will come: saves the table from growing step by step.
+  void expect(uint64_t num_rows) noexcept;
 
   // The files that follow are of one snapshot, in which no key is twice; those before were of newer ones.
   void next_snapshot() noexcept;
@@ -94,6 +100,7 @@ class Load {
  private:
   struct Read;
   Status read(const std::string& path, const Claim& claim, Read* read);
+  bool make_buffer(size_t bytes) noexcept;
   Status make(const Read& read, uint64_t num_rows, uint64_t* num_made);
   Status check_keys(const char* keys, uint64_t count, const Claim& claim) const;
   Status add_waiting(uint64_t hash, uint32_t count, uint32_t generation);
@@ -103,7 +110,8 @@ class Load {
   const bool keep_state_;
   bool checks_repeats_ = false;    // next_snapshot() was called
   std::vector<uint64_t> removed_;  // sorted
-  std::vector<char> buffer_;       // the file in hand
+  char* buffer_ = nullptr;         // the file in hand, in huge pages
+  size_t buffer_bytes_ = 0;
 };
 
 }  // namespace fleet

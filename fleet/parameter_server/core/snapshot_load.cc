@@ -8,6 +8,7 @@
 #include "crc32.h"
 #include "file.h"
 #include "id_file.h"
+#include "pages.h"
 #include "row_file.h"
 #include "safetensors.h"
 #include "snapshot.h"
@@ -22,16 +23,16 @@ std::string hex(uint32_t value) {
   return text;
 }
 
-Status parse_header(const std::vector<char>& file, SafetensorsHeader* header, uint64_t* data_begin) {
-  if (file.size() < 8) return Status::damaged("the file has " + std::to_string(file.size()) + " bytes: too short for a header");
+Status parse_header(const char* file, uint64_t size, SafetensorsHeader* header, uint64_t* data_begin) {
+  if (size < 8) return Status::damaged("the file has " + std::to_string(size) + " bytes: too short for a header");
   uint64_t length = 0;
-  for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(file[static_cast<size_t>(i)]);
-  if (length > SafetensorsHeader::kMaxBytes || 8 + length > file.size()) {
-    return Status::damaged("its header announces " + std::to_string(length) + " bytes, the file has " + std::to_string(file.size()) +
+  for (int i = 7; i >= 0; --i) length = length << 8 | static_cast<unsigned char>(file[i]);
+  if (length > SafetensorsHeader::kMaxBytes || 8 + length > size) {
+    return Status::damaged("its header announces " + std::to_string(length) + " bytes, the file has " + std::to_string(size) +
                            ": not a table's snapshot, or truncated (byte 0)");
   }
   *data_begin = 8 + length;
-  return SafetensorsHeader::parse(std::string(file.data() + 8, length), header);
+  return SafetensorsHeader::parse(std::string(file + 8, length), header);
 }
 
 Status other_count(const Load::Claim& claim, uint64_t count) {
@@ -54,6 +55,25 @@ Load::Load(std::shared_ptr<Table> table, const bool* keep, bool keep_state) : ta
   std::copy_n(keep, kNumShards, keep_);
 }
 
+Load::~Load() { return_pages(buffer_, buffer_bytes_); }
+
+bool Load::make_buffer(size_t bytes) noexcept {
+  if (bytes <= buffer_bytes_) return true;
+  return_pages(buffer_, buffer_bytes_);
+  buffer_ = take_pages(bytes);
+  buffer_bytes_ = buffer_ != nullptr ? bytes : 0;
+  if (bytes >= kHugePageBytes && buffer_ != nullptr) want_huge_pages(buffer_, bytes);
+  return buffer_ != nullptr;
+}
+
+void Load::expect(uint64_t num_rows) noexcept {
+  const uint64_t part = num_rows / table_->num_stripes();
+  for (uint32_t s = 0; s < table_->num_stripes(); ++s) {
+    const std::lock_guard<std::mutex> lock(table_->stripe(s).mutex);
+    table_->stripe(s).index.reserve(part + part / 64);
+  }
+}
+
 void Load::next_snapshot() noexcept {
   checks_repeats_ = true;
   for (uint32_t s = 0; s < table_->num_stripes(); ++s) {
@@ -67,14 +87,14 @@ Status Load::read(const std::string& path, const Claim& claim, Read* read) {
   File file;
   Status status = file.open(path);
   if (!status.ok()) return status;
-  buffer_.resize(file.size());
-  status = file.read_at(0, buffer_.data(), buffer_.size());
+  if (!make_buffer(file.size())) return Status::no_memory("the system has no memory for a file of rows");
+  status = file.read_at(0, buffer_, file.size());
   if (!status.ok()) return status;
   uint64_t begin = 0;
-  status = parse_header(buffer_, &read->header, &begin);
+  status = parse_header(buffer_, file.size(), &read->header, &begin);
   if (!status.ok()) return status;
-  read->data = buffer_.data() + begin;
-  read->data_bytes = buffer_.size() - begin;
+  read->data = buffer_ + begin;
+  read->data_bytes = file.size() - begin;
   for (const auto& [name, tensor] : read->header.tensors) {  // checksums first need tensors that lie in the file
     if (tensor.begin > tensor.end || tensor.end > read->data_bytes) {
       return Status::damaged("its tensor " + name + " lies at bytes " + std::to_string(tensor.begin) + " to " +

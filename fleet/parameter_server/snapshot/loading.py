@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fleet.errors import SnapshotError
 from fleet.parameter_server.snapshot import manifest as manifests
 from fleet.parameter_server.snapshot.manifest import Link
 from fleet.parameter_server.spec import NUM_SHARDS, TableSpec, shard_range
 
+MIN_ROW_BYTES = 10  # of any row in a file: its key and one weight of 16 bits
 STATE_FIELDS = frozenset({"optimizer", "hyper"})  # that may differ if row state is dropped
 
 
@@ -67,6 +69,7 @@ def read_table(core: Any, spec: TableSpec, chain: list[Link], shards: tuple[int,
     keep = np.zeros(NUM_SHARDS, dtype=bool)
     keep[slice(*shards)] = True
     load = core.Load(table, keep, keep_state)
+    load.expect(_rows_of_complete_parts(spec.name, chain, keep))
     for age, link in enumerate(chain):
         if not keep.any():
             break
@@ -84,6 +87,20 @@ def read_table(core: Any, spec: TableSpec, chain: list[Link], shards: tuple[int,
         what = f"the snapshots hold only changes of table {spec.name!r}, not the rows that they changed"
         raise SnapshotError(what, at=chain[-1].directory, fix="load a chain that begins with a full snapshot")
     return table
+
+
+def _rows_of_complete_parts(name: str, chain: list[Link], keep: NDArray[np.bool_]) -> int:
+    """Return about how many rows of the shards in ``keep`` will come: for room, so a manifest that exaggerates is not believed."""
+    missing, count = keep.copy(), 0
+    for link in chain:
+        for part in link.manifest["tables"].get(name, {"parts": []})["parts"]:
+            low, high = part["shards"]
+            if part["complete"] and missing[low:high].any():
+                paths = [os.path.join(link.directory, file["file"]) for file in part["files"]]
+                most = sum(os.path.getsize(path) for path in paths if os.path.isfile(path)) // MIN_ROW_BYTES
+                count += min(part["rows"], most) * int(missing[low:high].sum()) // (high - low)
+                missing[low:high] = False
+    return count
 
 
 def _check_fits(spec: TableSpec, saved: Mapping[str, Any] | None, directory: str, keep_state: bool) -> None:
