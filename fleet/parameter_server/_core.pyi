@@ -248,6 +248,15 @@ class Table:
     def read(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Return ``(found bool[n], weights float32[n, dim], state float32[n, state_dim])``; missing ids read as initial values."""
 
+    def has(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Say of each id whether it has a row."""
+
+    def moves(self, before: Table, ids: NDArray[np.uint64], parts: float, follow: bool, out: NDArray[np.float32]) -> None:
+        """Write to ``out``, ``float32[n, dim]``, by how much rows lie below those of ``before``, divided by ``parts``.
+
+        ``follow`` then adds the part to the rows of ``before``, as a server does that is sent it.
+        """
+
     def keys(self) -> NDArray[np.uint64]:
         """Return every key, grouped by stripe, in order of creation within one."""
 

@@ -57,8 +57,7 @@ class Copy:
 
     def missing(self, keys: Keys) -> Keys:
         """Return the keys that have to be fetched."""
-        found, _, _ = self._fresh.read(keys)
-        absent: Keys = keys[~found]
+        absent: Keys = keys[~self._fresh.has(keys)]
         return absent
 
     def take(self, keys: Keys, weights: Values, owed: bool) -> None:
@@ -76,9 +75,9 @@ class Copy:
         return bad
 
     def touched(self) -> Keys:
-        """Return the keys of the rows touched since this was last asked, each once; forget which they were."""
+        """Return the keys of the rows touched since this was last asked, with repeats; forget which they were."""
         parts, self._touched = self._touched, []
-        keys: Keys = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
+        keys: Keys = np.concatenate(parts) if parts else np.empty(0, np.uint64)
         return keys
 
     def owed(self) -> Keys:
@@ -86,6 +85,12 @@ class Copy:
         self._touched = []
         parts = [keys[(self.moved(keys) != 0).any(axis=1)] for keys in self._all()]
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+    def part(self, keys: Keys, parts: int, keep: bool) -> Values:
+        """Return one part of how far rows moved, ``float32[n, dim]``, negated: a server's sgd subtracts. ``keep``: as keep() notes it."""
+        found = np.empty((len(keys), self.rows.dim), dtype=np.float32)
+        self.rows.moves(self._fetched, keys, parts, keep, found)
+        return found
 
     def moved(self, keys: Keys) -> Values:
         """Return by how much rows moved, and the servers do not know: ``float32[n, dim]``."""
@@ -176,6 +181,8 @@ class LocalCopies(Client):
         self._submit(lambda: self._load_state(arrays)).result()
 
     def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
+        if not create and self._since and self._world_size > 1:
+            self._exchange(keep=False)  # an evaluation sees the servers' rows: a copy alone ran ahead with its trainer
         found = []
         for table, ids in wanted:
             keys, inverse, counts = table.unique.unique(ids, self.server_of_shard, self.num_servers)
@@ -222,29 +229,39 @@ class LocalCopies(Client):
         self._since = 0
         for name, copy in self._copies.items():
             table = self.tables[name]
-            rounds = table.dtype != "float32"
-            dtype = "float32" if whole else table.dtype
-            keys, rows = copy.owed() if rounds and whole else copy.touched(), max(1, EXCHANGE_BYTES // (4 * table.spec.dim))
-            for part in (keys[start : start + rows] for start in range(0, len(keys), rows)):
-                moved, bad = sections.rounded(self._core, copy.moved(part) / np.float32(self._world_size), dtype)
-                if bad:
-                    what = f"{bad} differences of table {table.spec.name!r} are too large for {dtype} on the wire"
-                    self._failure = TableError(what, at="the trainer's local copy", fix="take bfloat16, or a lower learning rate")
-                    raise self._failure
-                self._send(table, part, moved, dtype)
-                if rounds and whole:
-                    copy.settle(part)
-                elif rounds or keep:
-                    copy.keep(part, moved * np.float32(self._world_size))
+            touched = copy.owed() if table.dtype != "float32" and whole else copy.touched()
+            keys, _, counts = table.unique.unique(touched, self.server_of_shard, self.num_servers)
+            start, rows = 0, max(1, EXCHANGE_BYTES // (4 * table.spec.dim))
+            for server, count in enumerate(counts.tolist()):
+                for at in range(start, start + count, rows):
+                    self._exchange_part(table, copy, server, keys[at : min(at + rows, start + count)], keep, whole)
+                start += count
             if not keep:
                 copy.renew()
 
-    def _send(self, table: Table, keys: Keys, moved: Values, dtype: str) -> None:
-        ordered, inverse, counts = table.unique.unique(keys, self.server_of_shard, self.num_servers)
-        values = np.empty_like(moved)
-        values[inverse] = -moved  # a server's sgd subtracts
+    def _exchange_part(self, table: Table, copy: Copy, server: int, keys: Keys, keep: bool, whole: bool) -> None:
+        """Send the differences of these keys of one server."""
+        if table.dtype == "float32":
+            values = copy.part(keys, self._world_size, keep)
+            self._send(table, server, keys, values, "float32")
+            return
+        dtype = "float32" if whole else table.dtype
+        moved, bad = sections.rounded(self._core, copy.moved(keys) / np.float32(self._world_size), dtype)
+        if bad:
+            what = f"{bad} differences of table {table.spec.name!r} are too large for {dtype} on the wire"
+            self._failure = TableError(what, at="the trainer's local copy", fix="take bfloat16, or a lower learning rate")
+            raise self._failure
+        self._send(table, server, keys, -moved, dtype)  # a server's sgd subtracts
+        if whole:
+            copy.settle(keys)
+        else:
+            copy.keep(keys, moved * np.float32(self._world_size))
+
+    def _send(self, table: Table, server: int, keys: Keys, values: Values, dtype: str) -> None:
         self._sequence += 1
-        self._push([(table, RowGradient(ordered, counts, values))], 1.0, self._sequence, self._sequence, dtype)
+        counts = np.zeros(self.num_servers, np.int64)
+        counts[server] = len(keys)
+        self._push([(table, RowGradient(keys, counts, values))], 1.0, self._sequence, self._sequence, dtype)
 
     def _begin_anew(self) -> None:
         self._since = 0

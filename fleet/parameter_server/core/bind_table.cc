@@ -241,6 +241,37 @@ py::tuple read(Table& self, const py::handle& ids_) {
   return py::make_tuple(found, weights, state);
 }
 
+py::array has(Table& self, const py::handle& ids_) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  py::array found = fresh<bool>({ids.shape(0)});
+  const uint64_t* keys = in<uint64_t>(ids);
+  const auto n = static_cast<size_t>(ids.shape(0));
+  auto* to = out<bool>(found);
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.has(keys, n, to);
+  }
+  raise_if(status);
+  return found;
+}
+
+void moves(Table& self, Table& before, const py::handle& ids_, float parts, bool follow, const py::handle& out_) {
+  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
+  py::array result = take<float>(out_, "out", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)}, true);
+  if (before.schema().dim != self.schema().dim) throw py::value_error("before must be a table of the same dim");
+  if (!(parts >= 1)) throw py::value_error("parts must be >= 1, got " + std::to_string(parts));
+  const uint64_t* keys = in<uint64_t>(ids);
+  const auto n = static_cast<size_t>(ids.shape(0));
+  float* to = out<float>(result);
+  Status status;
+  {
+    const py::gil_scoped_release released;
+    status = self.moves(&before, keys, n, parts, follow, to);
+  }
+  raise_if(status);
+}
+
 void room_to_pull(Table& self, const py::handle& ids_) {
   const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
   const uint64_t* keys = in<uint64_t>(ids);
@@ -296,6 +327,8 @@ void bind_table(py::module_& module) {
            py::arg("clicks") = py::none())
       .def("assign", &assign, py::arg("ids"), py::arg("weights"), py::arg("state") = py::none())
       .def("read", &read, py::arg("ids"))
+      .def("has", &has, py::arg("ids"))
+      .def("moves", &moves, py::arg("before"), py::arg("ids"), py::arg("parts"), py::arg("follow"), py::arg("out"))
       .def("keys", &keys)
       .def("shrink", &Table::shrink, py::arg("below"), released)
       .def("forget_evicted", &Table::forget_evicted, py::arg("epoch"), released)

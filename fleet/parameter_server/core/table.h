@@ -75,6 +75,11 @@ class Table {
   // Says of each of ids[n] whether it has a row.
   Status has(const uint64_t* ids, size_t n, bool* there) noexcept;
 
+  // Writes to out[n, dim] by how much the weights of ids[n] in this table lie below those in `before`, divided by `parts`: what
+  // a server's sgd of rate 1 adds to its rows if it is sent. Then `before` is set to what the server holds now, if `follow`.
+  // Ids that a table does not have read as their initial value there.
+  Status moves(Table* before, const uint64_t* ids, size_t n, float parts, bool follow, float* out) noexcept;
+
   // Appends every key, stripe by stripe in order of creation.
   Status keys(std::vector<uint64_t>* out) noexcept;
 
