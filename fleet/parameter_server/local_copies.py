@@ -87,7 +87,10 @@ class Copy:
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
     def part(self, keys: Keys, parts: int, keep: bool) -> Values:
-        """Return one part of how far rows moved, ``float32[n, dim]``, negated: a server's sgd subtracts. ``keep``: as keep() notes it."""
+        """Return one part of how far rows moved, ``float32[n, dim]``, negated: a server's sgd subtracts.
+
+        ``keep``: noted as the servers have it.
+        """
         found = np.empty((len(keys), self.rows.dim), dtype=np.float32)
         self.rows.moves(self._fetched, keys, parts, keep, found)
         return found

@@ -99,6 +99,19 @@ def test_two_trainers_with_k_1_and_sgd_are_a_sync_step() -> None:
             close(this)
 
 
+def test_an_evaluation_of_several_trainers_sees_the_servers_rows() -> None:
+    """A trainer's own copy runs ahead by what the mean takes away: it is no model that anybody saves."""
+    with Servers(1, world_size=2) as servers:
+        sessions = [session(servers, r, 2, consistency="geo", k_steps=100, prefetch=0) for r in range(2)]
+        tables = [s.open(spec(dim=DIM)) for s in sessions]
+        for this, table in zip(sessions, tables, strict=True):
+            step(this, table, [1, 2], np.full((2, DIM), 0.5))
+        seen = [this.rows(t, KEYS[1:3], False) for this, t in zip(sessions, tables, strict=True)]
+        assert [p.rows[p.inverse][:, 0].tolist() for p in seen] == [[0.75, 0.75], [0.5, 0.5]]  # each had sent its half by then
+        for this in sessions:
+            close(this)
+
+
 def test_an_evaluation_keeps_no_copies_and_sees_the_own_steps() -> None:
     this = session(None, consistency="geo", k_steps=100)
     table = this.open(spec(dim=DIM))

@@ -8,7 +8,7 @@ The trainer's side is ``local_copies.LocalCopies``. The local gradient is the tr
 state are local, whatever they are. After ``k_steps`` a trainer sends, for each row it moved, how far, divided by the number of
 trainers, and the server adds it: so the rows on the servers move by the mean of what the trainers did, each with its part of
 the global batch, and the sum of what was sent is what they hold. Then the trainer forgets its copies and fetches rows anew as
-it needs them; row state stays.
+it needs them; row state stays. An evaluation with more than one trainer exchanges first: what it looks at are the servers' rows.
 
 Source: elastic and local updates, Zhang et al., Deep learning with Elastic Averaging SGD, NIPS 2015, in the form that the original
 calls GEO-SGD; there the copies were never renewed whole, and SGD was the only optimizer.
