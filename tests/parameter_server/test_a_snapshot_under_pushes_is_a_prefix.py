@@ -104,7 +104,7 @@ def test_dense_parameters_and_rows_of_one_push(tmp_path: Path) -> None:
 
 
 def test_exchanges_of_geo(tmp_path: Path) -> None:
-    """An exchange is a push per table: the first of the two tables is never behind the second, nor more than one ahead."""
+    """An exchange is a push per table and server, the first table's first: a table is never behind the one that follows it."""
     with Servers(2, world_size=2) as servers:
         looks, trains = (session(servers, rank, 2, consistency="geo", k_steps=2, prefetch=0) for rank in (0, 1))
         tables = [trains.open(spec(name)) for name in ("a", "b")]
@@ -122,9 +122,10 @@ def test_exchanges_of_geo(tmp_path: Path) -> None:
         for snapshot in snapshots_beside(work, looks.client, tmp_path):
             sequences = counted(looks.client, snapshot)
             parts = [rows_by_server(looks.client, name, KEYS) for name in ("a", "b")]
-            for sequence, first, second in zip(sequences, *parts, strict=True):
-                assert set(first.reshape(-1)) == {1.0 - (sequence + 1) // 2}
-                assert set(second.reshape(-1)) == {1.0 - sequence // 2}
+            for server, (sequence, first, second) in enumerate(zip(sequences, *parts, strict=True)):
+                # The first table's pushes are 1, 5, 9... to server 0 and 2, 6... to server 1, the second's two later.
+                assert set(first.reshape(-1)) == {1.0 - (sequence + 3 - server) // 4}
+                assert set(second.reshape(-1)) == {1.0 - (sequence + 1 - server) // 4}
         assert sequence > SNAPSHOTS
         for each in (looks, trains):
             close(each)
