@@ -20,7 +20,7 @@ PICTURE = ROOT / "docs" / "figures.svg"
 SHOWN: dict[str, tuple[str, ...]] = {
     "ctr": ("",),
     "word2vec": ("",),
-    "auc": ("",),
+    "auc": ("AUC of 2 servers",),
     "share": ("",),
     "table": ("",),
     "memory": ("",),
