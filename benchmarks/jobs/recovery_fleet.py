@@ -56,6 +56,7 @@ with open(os.path.join(os.environ["FLEET_LOG_DIR"], f"steps-{fleet.rank()}"), "a
             steps.write(json.dumps([ckpt.step, time.monotonic()]) + "\n")
             if ckpt.step == filled:
                 ckpt.save()
+                ckpt.wait()  # on the disk: a server that is killed before comes back without it
             if ckpt.step > filled:
                 time.sleep(0.01)
             if os.path.exists(os.path.join(os.environ["FLEET_LOG_DIR"], "enough")):

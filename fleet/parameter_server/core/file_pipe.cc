@@ -75,6 +75,16 @@ void RowBuffer::add(const char* row) noexcept {
   ++num_rows;
 }
 
+void RowBuffer::touch(size_t count) noexcept {
+  constexpr size_t kPage = 4096;
+  for (size_t c = 0; c < parts.size(); ++c) {
+    volatile char* const begin = columns[c] + num_rows * parts[c].second;
+    const size_t bytes = count * parts[c].second;
+    for (size_t at = 0; at < bytes; at += kPage) begin[at] = 0;
+    if (bytes > 0) begin[bytes - 1] = 0;
+  }
+}
+
 FilePipe::FilePipe() : thread_([this] { run(); }) {}
 
 FilePipe::~FilePipe() {

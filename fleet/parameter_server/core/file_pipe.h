@@ -26,6 +26,10 @@ struct RowBuffer {
   // The caller has made sure that num_rows < capacity.
   void add(const char* row) noexcept;
 
+  // Touches the memory of the next `count` rows, of which there is room for as many: the first write into a huge page waits for
+  // the system to clear it, some ms, and add() is called under a stripe's lock.
+  void touch(size_t count) noexcept;
+
   const Schema schema;
   const size_t capacity;
   size_t num_rows = 0;

@@ -89,6 +89,7 @@ class CutWriter {
       if (status.ok() && SideMemory::of_process().above_quarter()) status = relieve(t);
       if (status.ok()) status = make_room(t, most);  // last: relieving fills buffers
       if (!status.ok()) return status;
+      buffers_[t]->touch(most);
       SideRows side;
       bool failed = false;
       {
