@@ -46,7 +46,8 @@ size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-RowBuffer::RowBuffer(const Schema& schema_, size_t capacity_) : schema(schema_), capacity(capacity_) {
+RowBuffer::RowBuffer(size_t table_, const Schema& schema_, size_t capacity_)
+    : table(table_), schema(schema_), capacity(capacity_) {
   size_t sum = 0;
   for (const Column& column : columns_of(schema)) {
     parts.emplace_back(column.offset, column.bytes);
@@ -108,6 +109,12 @@ Status FilePipe::put(std::unique_ptr<RowBuffer> buffer, std::string path, std::v
   return {};
 }
 
+std::unique_ptr<RowBuffer> FilePipe::take_spare(size_t table) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (spare_ != nullptr && spare_->table != table) spare_.reset();
+  return std::move(spare_);
+}
+
 Status FilePipe::finish() {
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return waiting_ == nullptr && !busy_; });
@@ -130,8 +137,9 @@ void FilePipe::run() {
         status = Status::no_memory("the system has no memory to describe a file");
       }
       if (!status.ok()) status.path = path_;
-      buffer.reset();
+      buffer->num_rows = 0;
       lock.lock();
+      spare_ = std::move(buffer);
     }
     busy_ = false;
     status_ = status;

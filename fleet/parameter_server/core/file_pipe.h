@@ -16,9 +16,9 @@
 
 namespace fleet {
 
-// One file's rows, column behind column; each column has room for `capacity` rows.
+// One file's rows, column behind column; each column has room for `capacity` rows. `table` says whose, to who fills it again.
 struct RowBuffer {
-  RowBuffer(const Schema& schema, size_t capacity);
+  RowBuffer(size_t table, const Schema& schema, size_t capacity);
   ~RowBuffer();
   RowBuffer(const RowBuffer&) = delete;
   RowBuffer& operator=(const RowBuffer&) = delete;
@@ -30,6 +30,7 @@ struct RowBuffer {
   // the system to clear it, some ms, and add() is called under a stripe's lock.
   void touch(size_t count) noexcept;
 
+  const size_t table;
   const Schema schema;
   const size_t capacity;
   size_t num_rows = 0;
@@ -48,6 +49,10 @@ class FilePipe {
   // Hands over a buffer; waits while another one is being written. `to` gets the file's description before finish() returns.
   Status put(std::unique_ptr<RowBuffer> buffer, std::string path, std::vector<SavedFile>* to);
 
+  // Returns the buffer that was written last, empty again, if it is this table's: its memory need not be cleared by the system
+  // once more. Else nullptr.
+  std::unique_ptr<RowBuffer> take_spare(size_t table);
+
   // Waits until everything is on the disk.
   Status finish();
 
@@ -57,6 +62,7 @@ class FilePipe {
   std::mutex mutex_;  // guards all below but the thread
   std::condition_variable changed_;
   std::unique_ptr<RowBuffer> waiting_;
+  std::unique_ptr<RowBuffer> spare_;
   std::string path_;
   std::vector<SavedFile>* to_ = nullptr;
   bool busy_ = false;

@@ -191,8 +191,10 @@ class CutWriter {
     if (buffers_[t] != nullptr && buffers_[t]->num_rows + count <= buffers_[t]->capacity) return {};
     Status status = flush(t);
     if (!status.ok()) return status;
+    buffers_[t] = pipe_.take_spare(t);
+    if (buffers_[t] != nullptr && count <= buffers_[t]->capacity) return {};
     const Schema& schema = cut_.tables_[t]->schema();
-    buffers_[t] = std::make_unique<RowBuffer>(schema, std::max<size_t>(count, file_bytes_ / schema.saved_bytes()));
+    buffers_[t] = std::make_unique<RowBuffer>(t, schema, std::max<size_t>(count, file_bytes_ / schema.saved_bytes()));
     if (buffers_[t]->memory == nullptr) return Status::no_memory("the system has no memory for the buffers of a snapshot");
     return {};
   }
