@@ -37,6 +37,11 @@ class Counted(socket.socket):
         counted["bytes_in"] += got
         return got
 
+    def recvmsg_into(self, *given):
+        got, *rest = super().recvmsg_into(*given)
+        counted["bytes_in"] += got
+        return got, *rest
+
 
 def connect(address, timeout_s, plain=endpoint.connect):
     line = plain(address, timeout_s)
