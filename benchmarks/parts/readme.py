@@ -1,6 +1,6 @@
-"""README's table of figures and its picture, made from benchmarks/results/*.jsonl.
+"""README's table of figures and its picture, and docs/figures.md with all figures, made from benchmarks/results/*.jsonl.
 
-    python benchmarks/parts/readme.py          rewrites what stands between the markers in README.md, and docs/figures.svg
+    python benchmarks/parts/readme.py          rewrites README.md between its markers, docs/figures.svg and docs/figures.md
     python benchmarks/parts/readme.py --check  exit status 1 if they differ from the results
 
 The newest line of each question counts. Ratios above 1 mean that fleet is better.
@@ -15,21 +15,30 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- figures: made by benchmarks/parts/readme.py -->", "<!-- end of figures -->"
-PICTURE = ROOT / "docs" / "figures.svg"
-# Benchmarks in the order of the table; the first words of the questions that are shown, or all of them.
+PICTURE, ALL = ROOT / "docs" / "figures.svg", ROOT / "docs" / "figures.md"
+# Benchmarks in the order of both tables, and which of their questions README shows: those that contain one of these
+# ("$" is a question's end).
 SHOWN: dict[str, tuple[str, ...]] = {
     "ctr": ("",),
     "word2vec": ("",),
-    "auc": ("AUC of 2 servers",),
+    "auc": ("sync, minus", "bounded, minus", "async, minus", "geo, minus", "all_bfloat16, minus"),
     "share": ("",),
-    "table": ("",),
-    "memory": ("",),
-    "snapshot": ("",),
+    "table": ("pull in process$", "push in process, row-wise Adagrad$", "push in process, Adam$", "insert", "pull over TCP",
+              "push over AF_UNIX, element-wise Adagrad, 2,000,000 rows"),
+    "memory": ("row-wise", "Paddle", "OpenEmbedding"),
+    "snapshot": ("written, per core", "loaded, per core", "longest pull", "delta"),
     "recovery": ("",),
-    "readers": ("",),
+    "readers": ("multislot$", "criteo"),
+    "growth": (),
     "data_parallel": ("",),
     "launch": ("",),
-}
+}  # fmt: skip
+
+
+def shown(line: dict[str, Any]) -> bool:
+    """Return whether README shows this line."""
+    question = line["question"] + "$"
+    return any(part in question for part in SHOWN[line["benchmark"]])
 
 
 def newest(benchmark: str) -> list[dict[str, Any]]:
@@ -39,7 +48,7 @@ def newest(benchmark: str) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     found = {line["question"]: line for line in lines}  # later lines replace earlier ones
-    return [line for question, line in found.items() if question.startswith(SHOWN[benchmark])]
+    return [line for question, line in found.items() if not question.startswith("AUC of 1 server")]  # asked otherwise before
 
 
 def number(value: float) -> str:
@@ -54,7 +63,8 @@ def row(line: dict[str, Any]) -> str:
     value = f"{number(line['value'])} {line['unit']}"
     if line.get("spread"):
         value += f" ({number(line['spread'][0])} to {number(line['spread'][1])})"
-    rival = f"{number(line['rival_value'])}: {line['rival']}" if line.get("rival_value") is not None else ""
+    beside = f"{number(line['rival_value'])}: {line['rival']}" if line.get("rival_value") is not None else ""
+    rival = "" if line.get("rival") == "asked for" else beside
     ratio = f"**{line['ratio']:.2f}x**" if rival and line.get("ratio") is not None else ""
     question = line["question"] + (f" ({line['ours']})" if line.get("ours") else "")
     return f"| {question} | {value} | {rival} | {ratio} | `{line['benchmark']}.py`, {line['commit']} |"
@@ -72,17 +82,17 @@ def escaped(text: str) -> str:
 
 def picture(lines: list[dict[str, Any]]) -> str:
     """Return an SVG with a bar for each ratio beside a rival; the line at 1 is the rival."""
-    shown = [line for line in lines if line.get("rival_value") is not None and line.get("ratio")]
+    bars = [line for line in lines if line.get("rival_value") is not None and line.get("rival") != "asked for"]
     left, scale, height = 470, 60, 26
-    widest = max(3.0, min(8.0, max(line["ratio"] for line in shown)))
+    widest = max(3.0, min(8.0, max(line["ratio"] for line in bars)))
     width = left + int(widest * scale) + 90
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height * len(shown) + 46}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height * len(bars) + 46}" '
         'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height * len(shown) + 46}" fill="white"/>',
+        f'<rect width="{width}" height="{height * len(bars) + 46}" fill="white"/>',
         f'<text x="{left}" y="16" fill="#555">how many times better than what stands beside it (1 = equal)</text>',
     ]
-    for at, line in enumerate(shown):
+    for at, line in enumerate(bars):
         y, length = 28 + at * height, int(min(line["ratio"], widest) * scale)
         label = line["question"] if len(line["question"]) < 68 else line["question"][:66] + "..."
         parts += [
@@ -91,7 +101,7 @@ def picture(lines: list[dict[str, Any]]) -> str:
             f'<rect x="{left}" y="{y}" width="{length}" height="18" fill="{"#2b6cb0" if line["ratio"] >= 1 else "#b0562b"}"/>',
             f'<text x="{left + length + 6}" y="{y + 13}">{line["ratio"]:.2f}x</text>',
         ]
-    foot = 28 + len(shown) * height
+    foot = 28 + len(bars) * height
     equal = left + scale
     parts.append(f'<line x1="{equal}" y1="22" x2="{equal}" y2="{foot}" stroke="black" stroke-dasharray="3 3"/>')
     return "\n".join([*parts, "</svg>"]) + "\n"
@@ -99,19 +109,19 @@ def picture(lines: list[dict[str, Any]]) -> str:
 
 def main() -> int:
     lines = [line for benchmark in SHOWN for line in newest(benchmark)]
+    chosen = [line for line in lines if shown(line)]
     readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
-    wanted = f"{before}{BEGIN}\n{table(lines)}{END}{after}"
-    drawn = picture(lines)
+    head = "# All figures\n\nMade by `make readme` from `benchmarks/results/`; a ratio above 1 means that fleet is better.\n\n"
+    wanted = {readme: f"{before}{BEGIN}\n{table(chosen)}{END}{after}", PICTURE: picture(chosen), ALL: head + table(lines)}
     if "--check" in sys.argv[1:]:
-        same = wanted == text and PICTURE.exists() and drawn == PICTURE.read_text(encoding="utf-8")
-        if not same:
-            print("README.md or docs/figures.svg differs from benchmarks/results: run `make readme`", file=sys.stderr)
-        return 0 if same else 1
-    readme.write_text(wanted, encoding="utf-8")
-    PICTURE.write_text(drawn, encoding="utf-8")
+        stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+        if stale:
+            print(f"{', '.join(stale)} differ from benchmarks/results: run `make readme`", file=sys.stderr)
+        return 1 if stale else 0
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
