@@ -79,10 +79,13 @@ def _missing(samples: Any, visits: Any) -> Any:
 
 
 def _said_lost(run: Run, server: str) -> int:
-    """Return how many pushes a server said at the end that it lost."""
+    """Return how many pushes a server said at the end that it lost.
+
+    Struck when the trainers were all but done, its next life may end with the job before it has looked: then nobody needed it
+    any more, nothing was said, and nothing may be missing.
+    """
     history = run.err.rpartition("fleet: started again:")[2]
     said = re.findall(rf"{server} was started again and .* lost: (?:nothing|(?:at least )?(\d+) steps )", history)
-    assert said, history
     return sum(int(number or 0) for number in said)
 
 

@@ -52,7 +52,7 @@ def test_a_server_while_training_and_the_job_resumes(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_fifty_random_kills(tmp_path: Path) -> None:
-    seed = int(os.environ.get("FLEET_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+    seed = int(os.environ.get("FLEET_TEST_SEED", "1"))  # the same kills each time
     print(f"seed {seed}: repeat with FLEET_TEST_SEED={seed}")
     draw = random.Random(seed)
     moments: list[str] = []
