@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fleet import data, errors, metrics, parameter_server
     from fleet.checkpoint import Checkpointer
+    from fleet.collective.strategies.codec import Codec
+    from fleet.collective.strategies.hooks import Strategy
     from fleet.exchange import all_gather, all_reduce, broadcast
     from fleet.parameter_server.export import export
     from fleet.progress import log
@@ -34,7 +36,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Checkpointer": "checkpoint",
+    "Codec": "collective.strategies.codec",
     "DistributedStrategy": "strategy",
+    "Strategy": "collective.strategies.hooks",
     "all_gather": "exchange",
     "all_reduce": "exchange",
     "barrier": "runtime",
@@ -58,7 +62,9 @@ _HOME = {
 
 __all__ = [
     "Checkpointer",
+    "Codec",
     "DistributedStrategy",
+    "Strategy",
     "all_gather",
     "all_reduce",
     "barrier",

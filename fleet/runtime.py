@@ -57,6 +57,7 @@ class Runtime:
         self.recovery = recovery.of(env.get("FLEET_LOG_DIR"), role.rank) if role.kind == "trainer" else None
         if self.recovery is not None:
             self.after_step.append(self.recovery.stepped)
+        self.strategies: list[Any] = []  # those in force, for checkpoints: see collective/strategies/__init__.py
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first

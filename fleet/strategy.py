@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fleet import config
+from fleet.collective.strategies import custom
+from fleet.collective.strategies.hooks import Strategy
 from fleet.config import Field
 from fleet.errors import ConfigError, StrategyConflict
 
@@ -33,6 +35,7 @@ class Block(NamedTuple):
     fields: tuple[Field, ...]
     conflicts: Mapping[str, str]  # name of another block -> why both cannot be on
     complete: Callable[[dict[str, Any], Callable[..., str]], dict[str, Any]]  # fills in what its fields imply, or refuses
+    encodes: bool  # it is a codec: a bucket has one encoding
 
     def checked(self, given: Mapping[str, Any], at: Callable[..., str]) -> dict[str, Any]:
         """Return every field of the block: what is given, else what is implied or the default."""
@@ -42,15 +45,28 @@ class Block(NamedTuple):
 @functools.cache
 def blocks() -> dict[str, Block]:
     """Return every declared block by name, in the order in which a step applies them."""
+    from fleet.parameter_server import block
+
+    found = {kind.name: _block_of(kind) for kind in kinds().values()}
+    return {**found, block.NAME: Block(block.NAME, block.FIELDS, block.CONFLICTS, block.complete, False)}
+
+
+@functools.cache
+def kinds() -> dict[str, type[Strategy]]:
+    """Return the classes of all strategies of collective training by name, in ORDER."""
     from fleet.collective import strategies
 
-    modules = [f"fleet.collective.strategies.{name}" for name in strategies.ORDER] + ["fleet.parameter_server.block"]
-    loaded = [importlib.import_module(name) for name in modules]
-    return {m.NAME: Block(m.NAME, m.FIELDS, m.CONFLICTS, getattr(m, "complete", _as_given)) for m in loaded}
+    found: dict[str, type[Strategy]] = {}
+    for place in strategies.ORDER:
+        module, _, kind = place.partition(".")
+        if kind:
+            made = getattr(importlib.import_module(f"fleet.collective.strategies.{module}"), kind)
+            found[made.name] = made
+    return found
 
 
-def _as_given(values: dict[str, Any], _: Callable[..., str]) -> dict[str, Any]:
-    return values
+def _block_of(kind: type[Strategy]) -> Block:
+    return Block(kind.name, kind.fields, kind.conflicts, kind.complete, kind.encodes)
 
 
 class DistributedStrategy:
@@ -81,6 +97,8 @@ class DistributedStrategy:
             raise AttributeError(name)
         if name in _OLD_NAMES:
             return _OLD_NAMES[name](self)
+        if name == "custom":
+            return self._set.get("custom", ())
         if name.endswith("_configs") and name[:-8] in blocks():
             name = name[:-8]
         values = self.effective()
@@ -105,6 +123,7 @@ class DistributedStrategy:
     def effective(self) -> dict[str, Any]:
         """Return every field and block that is in force, defaults filled in; a block that is off is None."""
         values: dict[str, Any] = {f.name: self._set.get(f.name, f.default) for f in PLAIN}
+        values["custom"] = [custom.described(strategy) for strategy in self.custom]
         for name, block in blocks().items():
             given = self._set.get(name)
             # It was checked when it was set: this cannot fail.
@@ -124,7 +143,11 @@ class DistributedStrategy:
         """Return what is set as YAML text, and write it to ``path`` if given."""
         import yaml
 
-        text: str = yaml.safe_dump({"strategy": self._set}, sort_keys=False)
+        if self.custom:
+            what, fix = "strategies of your own cannot be written to a file", "give custom=[...] in the script"
+            raise ConfigError(what, at="DistributedStrategy.to_yaml()", fix=fix)
+        written = {name: value for name, value in self._set.items() if name != "custom"}
+        text: str = yaml.safe_dump({"strategy": written}, sort_keys=False)
         if path is not None:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -147,7 +170,9 @@ class DistributedStrategy:
             if not isinstance(value, dict):
                 raise ConfigError(f"{name}_configs must be a dict, got {value!r}", at=at(name), fix="give the fields to set")
         plain = {f.name: f for f in PLAIN}
-        if name in plain:
+        if name == "custom":
+            self._set_custom(value, at)
+        elif name in plain:
             config.check([plain[name]], {name: value}, block="", at=lambda field: at(field))
             self._set[name] = value
         elif name in blocks():
@@ -167,19 +192,34 @@ class DistributedStrategy:
             )
         given = {} if value is True else value
         block.checked(given, lambda *keys: at(block.name, *keys))
-        for other, why in self._conflicts(block):
-            what = f"{block.name} and {other} exclude each other: {why}"
-            raise StrategyConflict(what, at=at(block.name), fix=f"turn one of them off: {other}=None")
+        self._refuse_conflicts(block, at)
         self._set[block.name] = dict(given)
 
-    def _conflicts(self, block: Block) -> list[tuple[str, str]]:
-        on = [b for b in blocks().values() if self._set.get(b.name) is not None and b.name != block.name]
-        forward = [(b.name, block.conflicts[b.name]) for b in on if b.name in block.conflicts]
-        return forward + [(b.name, b.conflicts[block.name]) for b in on if block.name in b.conflicts]
+    def _set_custom(self, value: Any, at: Callable[..., str]) -> None:
+        given = custom.checked(value, [*(f.name for f in PLAIN), *blocks()], at("custom"))
+        before = self._set.pop("custom", ())
+        try:
+            for k, strategy in enumerate(given):
+                self._set["custom"] = given[:k]
+                self._refuse_conflicts(_block_of(type(strategy)), at)
+        except StrategyConflict:
+            self._set["custom"] = before
+            raise
+        self._set["custom"] = given
+
+    def _refuse_conflicts(self, block: Block, at: Callable[..., str]) -> None:
+        on = [b for b in blocks().values() if self._set.get(b.name) is not None] + [_block_of(type(s)) for s in self.custom]
+        for other in on:
+            why = block.conflicts.get(other.name) or other.conflicts.get(block.name)
+            if not why and block.encodes and other.encodes:
+                why = "both say how gradients are encoded, and a bucket has one encoding"
+            if why and other.name != block.name:
+                what = f"{block.name} and {other.name} exclude each other: {why}"
+                raise StrategyConflict(what, at=at(block.name), fix=f"turn one of them off: {other.name}=None")
 
 
 def _unknown(name: str, at: str) -> ConfigError:
-    names = [f.name for f in PLAIN] + list(blocks())
+    names = [f.name for f in PLAIN] + list(blocks()) + ["custom"]
     return ConfigError(f"there is no strategy {name!r} in this version of fleet", at=at, fix=config.did_you_mean(name, names))
 
 

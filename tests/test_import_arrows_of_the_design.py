@@ -21,7 +21,7 @@ ARROWS: dict[str, str] = {
     "control": "errors",
     "paddle_wheel": "errors",
     # What is declared beside the code that obeys it; the strategy collects it.
-    "collective.strategies": "config",
+    "collective.strategies": "config errors",
     "parameter_server.block": "config errors parameter_server.spec",
     "parameter_server.row_life": "config errors",
     "parameter_server.spec": "errors parameter_server.row_life",
@@ -31,7 +31,7 @@ ARROWS: dict[str, str] = {
     "runtime": "env control errors recovery strategy group",
     "group": "env errors runtime",
     # The wings: neither knows the other.
-    "collective": "env errors group runtime collective.strategies",
+    "collective": "env errors group runtime strategy collective.strategies",
     "parameter_server": "config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
                         "parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
     "data": "disk env errors logger runtime",

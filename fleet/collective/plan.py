@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fleet.collective.strategies import buckets as block
+from fleet.collective.strategies.buckets import Buckets
 
 FLOAT_BYTES = 4
 
@@ -33,7 +33,7 @@ def make_buckets(
         sizes: floats of each parameter.
         settings: the strategy's ``buckets`` block (``first_mb``, ``mb``), or None for its defaults.
     """
-    limits = {f.name: float(f.default) for f in block.FIELDS} | dict(settings or {})
+    limits = {f.name: float(f.default) for f in Buckets.fields} | dict(settings or {})
     late = set(repeated)
     made: list[Bucket] = []
     for part, waits in (([i for i in order if i not in late], False), ([i for i in order if i in late], True)):

@@ -1,6 +1,6 @@
-"""The strategies of collective training: one file each, one line each in ORDER, all against the face in ``hooks.py``.
+"""The strategies of collective training: one file each, one line each in ORDER, all against ``hooks.py`` and ``codec.py``.
 
-**A strategy** is a class with a name, fields, conflicts, and the hooks that it needs (``hooks.Strategy``, ``hooks.Codec``;
+**A strategy** is a class with a name, fields, conflicts, and the hooks that it needs (``hooks.Strategy``, ``codec.Codec``;
 a user's own is given as ``DistributedStrategy(custom=[Mine(...)])`` and is treated alike). The hooks of one step, in the
 order of ORDER at each point; ``training.DistributedOptimizer.step`` and ``Reducer._begin`` are where they run:
 

@@ -1,17 +1,18 @@
-"""The face of a strategy and of a codec: what they are told, and the hooks that they may have.
+"""The face of a strategy: what it is told, and the hooks that it may have. A codec's is in ``codec.py``.
 
-Ours are written against this file alone, and so is a user's own (docs/strategy.md). It imports no Paddle: what a strategy
-is called, which fields it has and what it excludes can be asked without it.
+Ours are written against these two files alone, and so is a user's own (docs/strategy.md). They import neither Paddle nor
+NumPy when they are loaded: what a strategy is called, which fields it has and what it excludes can be asked without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from fleet import config
 from fleet.config import Field
+from fleet.errors import ConfigError
 
 State = Mapping[str, Any]  # flat names -> NumPy arrays, ints, floats, bools, strs
 
@@ -57,11 +58,20 @@ class Strategy:
     fields: ClassVar[tuple[Field, ...]] = ()
     conflicts: ClassVar[Mapping[str, str]] = {}  # name of another strategy -> why both cannot be in force
     per_trainer: ClassVar[bool] = False  # whether ``state`` differs between the trainers
+    encodes: ClassVar[bool] = False  # it is a codec
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = config.check(self.fields, settings, block=self.name, at=lambda *keys: ".".join((self.name, *keys)))
+        def at(*keys: str) -> str:
+            return ".".join((self.name, *keys))
+
+        self.settings = self.complete(config.check(self.fields, settings, block=self.name, at=at), at)
         for name, value in self.settings.items():
             setattr(self, name, value)
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
+        """Return the checked settings with what they imply filled in, or refuse what does not fit together."""
+        return values
 
     def __str__(self) -> str:
         return self.name + (f" ({', '.join(f'{k} {v}' for k, v in self.settings.items())})" if self.settings else "")
@@ -108,33 +118,7 @@ class Strategy:
         """Take up ``states[r]`` of every trainer r of the run that saved; one entry unless ``per_trainer``."""
 
 
-class Part:
-    """One parameter's gradient within a bucket."""
-
-    def __init__(self, name: str, shape: tuple[int, ...], values: Any) -> None:
-        self.name, self.shape = name, shape
-        self.values = values  # float32[n], flat: in, this trainer's weighed gradient; out, the sum over all trainers
-
-
-class Codec(Strategy):
-    """How gradients travel. At most one is in force; with one trainer nothing travels, and it rests.
-
-    Without ``error_feedback`` a codec is ``encode`` and ``decode``. With it, what ``decode(encode(x))`` loses of x is kept, by
-    parameter, and added to its next gradient (Seide et al. 2014; Karimireddy et al. 2019). On another number of trainers
-    what was kept is added up over the trainers then, and shared equally among those now.
-    """
-
-    error_feedback: ClassVar[bool] = False
-    per_trainer = True
-
-    def encode(self, part: Part) -> bytes:
-        """Return ``part.values`` as bytes."""
-        raise NotImplementedError
-
-    def decode(self, payload: bytes, part: Part) -> Any:
-        """Return float32[n] from any trainer's bytes for ``part``."""
-        raise NotImplementedError
-
-    def reduce(self, parts: list[Part], wire: Wire) -> None:
-        """Put the sum over all trainers into each part's ``values``. Runs in the sender's thread: it touches no Paddle tensor."""
-        raise NotImplementedError
+def wrong_hook(strategy: Strategy, hook: str, what: str, fix: str) -> ConfigError:
+    """Return the error for a hook that does not do what hooks of its name do."""
+    at = f"{type(strategy).__module__}.{type(strategy).__qualname__}.{hook}"
+    return ConfigError(f"strategy {strategy.name}: its hook {hook} {what}", at=at, fix=fix)
