@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from fleet import env, recovery
 from fleet.control import Channel, Host
-from fleet.errors import ConfigError, StrategyConflict
+from fleet.errors import ConfigError, RendezvousError, StrategyConflict
 from fleet.strategy import DistributedStrategy
 
 MAX_UNREAD = 1000  # notes kept for a reader that may never come
@@ -186,7 +186,8 @@ def init(
     """Join the job: alone, under ``python -m fleet.launch``, or under torchrun.
 
     Args:
-        role_maker: accepted for scripts written for paddle.distributed.fleet; the roles come from the environment.
+        role_maker: of scripts written for paddle.distributed.fleet. PaddleCloudRoleMaker reads the environment, as fleet does;
+            UserDefinedRoleMaker states the role itself.
         is_collective: as there: True implies ``batch="per_trainer"`` unless the strategy sets ``batch``.
         strategy: the job's strategy; may also be given to the distributed_* calls.
 
@@ -199,6 +200,7 @@ def init(
     if _runtime is not None:
         raise ConfigError("fleet.init() was called twice", at="fleet.init()", fix="call it once, at the top of the script")
     _check_strategy(strategy, "fleet.init(strategy=)")
+    _take_role(role_maker)
     role = env.detect()
     if role.kind == "trainer" and role.local_size != role.world_size:
         raise ConfigError(
@@ -210,6 +212,18 @@ def init(
     collective = bool(is_collective or getattr(role_maker, "is_collective", False))
     _runtime = Runtime(role, strategy, timeout_s, batch_per_trainer=collective)
     _follow_forks(_runtime)
+
+
+def _take_role(role_maker: object) -> None:
+    """Put what a role maker says by itself where a launcher would have said it."""
+    said: dict[str, str] = getattr(role_maker, "environ", dict)()
+    for name, value in said.items():
+        there = env.get(name)
+        if there and there != value:
+            what = f"the role maker says {name}={value}, the environment {name}={there}"
+            fix = "leave the role maker away under a launcher, or unset the variables that are left over from one"
+            raise RendezvousError(what, at="fleet.init(role_maker=)", fix=fix)
+    os.environ.update(said)
 
 
 def current(call: str) -> Runtime:

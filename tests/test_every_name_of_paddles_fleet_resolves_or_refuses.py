@@ -51,11 +51,13 @@ def test_the_calls_of_the_documentation_are_ours() -> None:
         "server_endpoints",
         "worker_endpoints",
         "PaddleCloudRoleMaker",
+        "UserDefinedRoleMaker",
+        "distributed_scaler",
     ):
         assert callable(getattr(fleet, name))
 
 
-@pytest.mark.parametrize("name", ["HDFSClient", "LocalFS", "recompute", "fused_allreduce_gradients"])
+@pytest.mark.parametrize("name", ["HDFSClient", "LocalFS", "fused_allreduce_gradients"])
 def test_utils_refuse_by_name(name: str) -> None:
     with pytest.raises(ConfigError) as caught:
         getattr(fleet.utils, name)

@@ -49,13 +49,13 @@ ARROWS: dict[str, str] = {
     # The only one that knows both wings.
     "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",
-    "paddle_names": "data env errors runtime parameter_server",
+    "paddle_names": "data env errors exchange runtime parameter_server",
     "face": "*",  # fleet/__init__.py: names and their homes, loaded on first use; others take __version__ from it
     "launch": "face env errors logger config recovery",
 }  # fmt: skip
 
 # Rooms whose code may name Paddle at all; the others never, not even inside a function.
-PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "disk", "parameter_server"}
+PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint", "disk", "parameter_server", "paddle_names"}
 # A layer is a subclass; whoever wants one has Paddle.
 PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "pooling", "program")}
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
@@ -64,7 +64,7 @@ SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "na
                "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest",
                "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
                "sightings"}  # fmt: skip
-NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training"}
+NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training", "paddle_names"}
 
 
 def module_of(path: Path) -> str:

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,34 @@ def test_auc_of_special_cases() -> None:
     assert metrics.auc([0.5, 0.5, 0.5], [0, 1, 1]) == 0.5
     assert metrics.auc([1.0, 0.0], [1, 0]) == 1.0
     assert np.isnan(metrics.auc([0.1, 0.2], [1, 1])) and np.isnan(metrics.auc([], []))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_paddles_forms_of_sums_and_histograms(seed: int) -> None:
+    scores, labels = sample(seed)
+    s, y = np.array(scores), np.array(labels)
+    counts = [np.bincount((s[y == label] * 100).round().astype(int), minlength=101).reshape(1, -1) for label in (1, 0)]
+    assert metrics.auc(stat_pos=counts[0], stat_neg=counts[1]) == pytest.approx(auc_of_pairs(scores, labels), abs=1e-12)
+    errors = s - y
+    assert metrics.mae(abserr=np.abs(errors).sum(), total_ins_num=len(s)) == pytest.approx(metrics.mae(s, y))
+    assert metrics.mse(sqrerr=np.array([(errors**2).sum()]), total_ins_num=len(s)) == pytest.approx(metrics.mse(s, y))
+    assert metrics.rmse(sqrerr=(errors**2).sum(), total_ins_num=len(s)) == pytest.approx(np.sqrt((errors**2).mean()))
+    assert metrics.acc(np.array([30.0]), np.array([40.0])) == metrics.acc(30, 40) == 0.75
+    assert metrics.sum(np.array([[1, 2]])).tolist() == metrics.max(np.array([[1, 2]])).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: metrics.auc([0.1]), "two arrays of one kind"),
+    (lambda: metrics.auc([0.1], [1], stat_pos=[1], stat_neg=[1]), "two arrays of one kind"),
+    (lambda: metrics.auc([3, 4], [5, 6]), "auc\\(stat_pos=, stat_neg=\\)"),
+    (lambda: metrics.auc(stat_pos=[1, 2], stat_neg=[1]), "2 buckets of positive samples, 1 of negative"),
+    (lambda: metrics.mae(abserr=3.0), "neither two arrays nor a sum and its count"),
+    (lambda: metrics.mse([1.0], sqrerr=3.0, total_ins_num=3), "neither two arrays nor a sum and its count"),
+    (lambda: metrics.rmse(sqrerr=3.0, total_ins_num=0), "no trainer gave a sample"),
+])  # fmt: skip
+def test_paddles_forms_mixed_up(call: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        call()
 
 
 def test_auc_of_logits() -> None:

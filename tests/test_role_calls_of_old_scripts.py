@@ -72,3 +72,45 @@ def test_a_server_without_a_secret() -> None:
     done = alone("import fleet\nfleet.init()\nfleet.run_server()", TRAINING_ROLE="PSERVER", POD_IP="127.0.0.1", PADDLE_PORT="7",
                  PADDLE_PSERVERS_IP_PORT_LIST="127.0.0.1:7")  # fmt: skip
     assert done.status == 1 and "FLEET_SECRET" in done.err and "fix:" in done.err
+
+
+BY_HAND = """
+import sys
+import fleet
+rank, endpoint = int(sys.argv[1]), sys.argv[2]
+fleet.init(fleet.UserDefinedRoleMaker(current_id=rank, role=fleet.Role.WORKER, worker_endpoints=[endpoint, "127.0.0.1:1"]))
+assert (fleet.worker_index(), fleet.worker_num()) == (rank, 2)
+assert fleet.util.all_reduce([rank + 1]).tolist() == [3]
+print(fleet.util.get_file_shard(list("abcde")))
+"""
+
+
+def test_roles_stated_by_hand() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    command, environ = [sys.executable, "-c", BY_HAND], clean_environ(FLEET_SECRET="s" * 32)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    both = [subprocess.Popen([*command, str(rank), endpoint], text=True, env=environ, **pipes) for rank in (0, 1)]
+    try:
+        ends = [process.communicate(timeout=30) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert [out.strip() for out, _ in ends] == ["['a', 'b', 'c']", "['d', 'e']"]
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    ("fleet.UserDefinedRoleMaker(worker_num=2)", "2 workers need a place to meet"),
+    ("fleet.UserDefinedRoleMaker(worker_num=3, worker_endpoints=['a:1', 'b:2'])", "worker_num is 3"),
+    ("fleet.UserDefinedRoleMaker(current_id=2, worker_endpoints=['a:1', 'b:2'])", "current_id 2 is not below 2"),
+    ("fleet.UserDefinedRoleMaker(curent_id=2)", "no such argument: curent_id"),
+    ("fleet.init(fleet.UserDefinedRoleMaker(current_id=1, worker_endpoints=['a:1', 'b:2']))", "PADDLE_TRAINERS_NUM=1"),
+    ("fleet.init(); fleet.util.all_reduce([1], comm_world='server')", "comm_world is 'server'"),
+    ("fleet.init(); fleet.util.get_file_shard('a')", "files must be a list"),
+    ("fleet.distributed_scaler(3)", "not a GradScaler: int"),
+])  # fmt: skip
+def test_what_role_makers_and_util_refuse(call: str, words: str) -> None:
+    done = alone(f"import fleet\n{call}", PADDLE_TRAINER_ID="0", PADDLE_TRAINERS_NUM="1")
+    assert done.status == 1 and words in done.err and "fix:" in done.err, done.err

@@ -39,6 +39,46 @@ print("worker", fleet.worker_index(), "of", fleet.worker_num(), "first", fleet.i
       "loss below", float(loss) < 0.05, "sum", float(model.weight.sum()))
 """
 
+WITH_A_SCALER = """
+import fleet  # was: import paddle.distributed.fleet as fleet
+import numpy as np
+import paddle
+
+fleet.init(fleet.PaddleCloudRoleMaker(is_collective=True))
+paddle.seed(1)
+
+
+class Net(paddle.nn.Layer):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = paddle.nn.Linear(3, 8), paddle.nn.Linear(8, 1)
+
+    def forward(self, x):
+        return self.last(fleet.utils.recompute(self.first, x))
+
+
+model = Net()
+inner = paddle.optimizer.Momentum(0.05, parameters=model.parameters(), grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0))
+optimizer = fleet.distributed_optimizer(inner, strategy=fleet.DistributedStrategy())
+model = fleet.distributed_model(model)
+scaler = fleet.distributed_scaler(paddle.amp.GradScaler(init_loss_scaling=1024))
+rng = np.random.default_rng(fleet.worker_index())
+for _ in range(40):
+    x = rng.standard_normal((8, 3)).astype("float32")
+    loss = paddle.nn.functional.mse_loss(model(paddle.to_tensor(x)), paddle.to_tensor(x.sum(1, keepdims=True)))
+    scaled = scaler.scale(loss)
+    scaled.backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.clear_grad()
+fleet.util.barrier()
+mine = fleet.util.get_file_shard(["a", "b", "c"])
+total = fleet.util.all_reduce([1.0, float(fleet.worker_index())])
+fleet.util.print_on_rank("printed by 1", 1)
+print("worker", mine, total.tolist(), fleet.util.all_gather(fleet.worker_index()), float(loss) < 0.5,
+      "sum", float(model.first.weight.sum()))
+"""
+
 YAML_SCRIPT = """
 import fleet
 fleet.init()
@@ -65,6 +105,15 @@ def test_the_form_of_paddles_documentation(tmp_path: Path) -> None:
     assert [line.split(" first")[0] for line in lines] == ["worker 0 of 2", "worker 1 of 2"]
     assert "first True batches 4 loss below True" in lines[0] and "first False batches 4" in lines[1]
     assert lines[0].split("sum")[1] == lines[1].split("sum")[1]
+
+
+def test_scaler_recompute_and_util_of_paddles_documentation(tmp_path: Path) -> None:
+    run = launched(tmp_path, WITH_A_SCALER)
+    assert run.status == 0, run.err
+    lines = [next(line for line in run.log(f"trainer-{r}").splitlines() if line.startswith("worker")) for r in (0, 1)]
+    assert "['a', 'b'] [2.0, 1.0] [0, 1] True" in lines[0] and "['c'] [2.0, 1.0] [0, 1]" in lines[1], lines
+    assert lines[0].split("sum")[1] == lines[1].split("sum")[1]
+    assert ["printed by 1" in run.log(f"trainer-{r}") for r in (0, 1)] == [False, True]
 
 
 @pytest.mark.parametrize("text, line, words", [
