@@ -248,15 +248,6 @@ class Table:
     def read(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.float32]]:
         """Return ``(found bool[n], weights float32[n, dim], state float32[n, state_dim])``; missing ids read as initial values."""
 
-    def has(self, ids: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Say of each id whether it has a row."""
-
-    def moves(self, before: Table, ids: NDArray[np.uint64], parts: float, follow: bool, out: NDArray[np.float32]) -> None:
-        """Write to ``out``, ``float32[n, dim]``, by how much rows lie below those of ``before``, divided by ``parts``.
-
-        ``follow`` then adds the part to the rows of ``before``, as a server does that is sent it.
-        """
-
     def keys(self) -> NDArray[np.uint64]:
         """Return every key, grouped by stripe, in order of creation within one."""
 
@@ -305,6 +296,53 @@ class Table:
 
     @property
     def optimizer(self) -> str: ...
+
+class Copies(Table):
+    """A trainer's copies of rows: each row with its state and its base, what the servers held of it when it was fetched.
+
+    A row is fresh from :meth:`take` until :meth:`renew`. ``Table``'s arguments; weights are float32, and rows live for ever.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        optimizer: str,
+        hyper: dict[str, float],
+        initializer: str,
+        init_args: tuple[float, float],
+        seed: int,
+        salt: int,
+        state: str = "float32",
+    ) -> None: ...
+    def pull_fresh(self, ids: NDArray[np.uint64], out: NDArray[np.float32]) -> NDArray[np.uint32]:
+        """Copy the weights of those of ``ids[n]`` that are fresh to ``out[n, dim]``; return the places of the others, ascending."""
+
+    def push_fresh(
+        self, ids: NDArray[np.uint64], grads: NDArray[np.float32], lr: float, step: int
+    ) -> tuple[int, NDArray[np.uint32]]:
+        """Push to those of ``ids[n]`` that are fresh; return how many gradient values are not finite, and the places of the others.
+
+        If any is not finite, nothing is changed, and no places are returned.
+        """
+
+    def take(self, ids: NDArray[np.uint64], weights: NDArray[np.float32], owed: bool) -> None:
+        """Take rows of unique ``ids[n]`` as the servers hold them, ``weights[n, dim]``: they are fresh. Their state stays.
+
+        ``owed``: what the servers do not have of a row is added to it, and to ``weights``.
+        """
+
+    def moves(self, ids: NDArray[np.uint64], parts: float, follow: bool, out: NDArray[np.float32]) -> None:
+        """Write to ``out``, ``float32[n, dim]``, by how much rows lie below their base, divided by ``parts``.
+
+        ``follow`` then adds the part to the base, as a server does that is sent it.
+        """
+
+    def settle(self, ids: NDArray[np.uint64], sent: NDArray[np.float32] | None = None) -> None:
+        """Add ``sent[n, dim]`` to the base of rows; None: let there be nothing that the servers do not have of them."""
+
+    def renew(self) -> None:
+        """Let no row be fresh any more."""
 
 class Cut:
     """All rows of some tables at one moment, to be written while pulls and pushes go on. Ends when it is dropped.

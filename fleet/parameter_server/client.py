@@ -249,14 +249,23 @@ class Client:
         return self._submit(work).result()
 
     def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
-        sorted_ = self._core.unique_all([(table.unique, ids) for table, ids in wanted], self.server_of_shard, len(self._links))
-        found = [
+        found = self._sorted(wanted)
+        self._ask([(table, pulled) for (table, _), pulled in zip(wanted, found, strict=True)], create, step)
+        return found
+
+    def _sorted(self, wanted: list[tuple[Table, Keys]]) -> list[Pulled]:
+        """Return the keys of ids without repeats, with room for their rows."""
+        found = self._core.unique_all([(table.unique, ids) for table, ids in wanted], self.server_of_shard, len(self._links))
+        return [
             Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32))
-            for (table, _), (keys, inverse, counts) in zip(wanted, sorted_, strict=True)
+            for (table, _), (keys, inverse, counts) in zip(wanted, found, strict=True)
         ]
-        ends = [list(accumulate(p.counts.tolist())) for p in found]
+
+    def _ask(self, wanted: list[tuple[Table, Pulled]], create: bool, step: int) -> None:
+        """Ask the servers for the rows of keys that are grouped by server, and wait for them."""
+        ends = [list(accumulate(p.counts.tolist())) for _, p in wanted]
         parts = [
-            [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, _), p, e in zip(wanted, found, ends, strict=True)]
+            [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, p), e in zip(wanted, ends, strict=True)]
             for s in range(len(self._links))
         ]
         for server, link in enumerate(self._links):
@@ -271,7 +280,6 @@ class Client:
                 refused.append(error)
         if refused:
             raise refused[0]
-        return found
 
     def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int,
               dtype: str | None = None) -> None:  # fmt: skip
@@ -287,7 +295,8 @@ class Client:
             if parts or self.mode.counts_steps:  # an empty push says that this trainer is done with the step
                 began = time.perf_counter()
                 try:
-                    link.push(sequence, step, parts)
+                    link.ask_push(sequence, step, parts)
+                    link.take_push()
                 except FleetError as error:  # a step that lacks a push: whatever is pulled behind it would be wrong, or never come
                     self._failure = error
                     raise

@@ -1,8 +1,9 @@
 """One trainer's way to one server: over a socket (SocketLink), or in its own process (LocalLink).
 
 One request is under way at a time. ``ask_pull`` and ``take_pull`` are apart, so that a client can ask all servers before
-it waits for one. A line that breaks is connected again and the request is sent again: pulls change nothing that a second
-one would not, and pushes carry a sequence that counts once.
+it waits for one; ``ask_push`` and ``take_push``, so that it can make the next message meanwhile. A line that breaks is
+connected again and the request is sent again: pulls change nothing that a second one would not, and pushes carry a sequence
+that counts once.
 
 A server that was started again tells of another *life*. If the job carries on, the link opens its tables there once more, and
 goes on with the request; what counts of it, the server's snapshot decides. Else nobody may talk to it: its rows are not ours.
@@ -43,7 +44,8 @@ class Link(Protocol):
     def open(self, spec: dict[str, Any], mode: Mode, timeout_s: float) -> int: ...
     def ask_pull(self, step: int, create: bool, wanted: list[Wanted]) -> None: ...
     def take_pull(self, outs: list[Values]) -> None: ...
-    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
+    def ask_push(self, sequence: int, step: int, gradients: list[Gradient]) -> None: ...
+    def take_push(self) -> None: ...
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None: ...
     def save(self, ask: dict[str, Any], step: int) -> dict[str, Any]: ...
     def load(self, ask: dict[str, Any]) -> dict[str, int]: ...
@@ -79,10 +81,13 @@ class LocalLink:
             if bad and dtype == "float16":
                 raise self._service.tables.beyond_float16(table, bad)
 
-    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
+    def ask_push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
         core = self._service.tables.core  # what becomes infinite here is refused below, as on a server
         gradients = [g._replace(values=sections.rounded(core, g.values, g.dtype)[0]) for g in gradients]
         self._service.push(0, self._incarnation, sequence, step, gradients)
+
+    def take_push(self) -> None:
+        pass
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:
         self._service.assign(0, self._incarnation, sequence, [(table, keys, values)])
@@ -153,9 +158,11 @@ class SocketLink:
     def take_pull(self, outs: list[Values]) -> None:
         self._retry(lambda: self._read_rows(outs))
 
-    def push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
+    def ask_push(self, sequence: int, step: int, gradients: list[Gradient]) -> None:
         head = self._head(wire.Header(wire.PUSH, sequence=sequence, step=step))
         self._send_sections(head, [_section(self._core, g) for g in gradients])
+
+    def take_push(self) -> None:
         self._retry(self._read_json)
 
     def assign(self, sequence: int, table: int, keys: Keys, values: Values) -> None:

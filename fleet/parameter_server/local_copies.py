@@ -10,20 +10,23 @@ Source: error feedback, Seide et al., "1-bit stochastic gradient descent", Inter
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fleet.errors import ConfigError, SnapshotError, TableError
+from fleet.errors import ConfigError, FleetError, SnapshotError, TableError
 from fleet.parameter_server import sections
 from fleet.parameter_server.client import Client, Pulled, RowGradient, Table
 from fleet.parameter_server.consistency.mode import Mode
 from fleet.parameter_server.link import Link
 from fleet.parameter_server.row_life import Life
 from fleet.parameter_server.spec import TableSpec
-from fleet.parameter_server.tables import Keys, Values
+from fleet.parameter_server.tables import Gradient, Keys, Values
 
+Places = NDArray[np.uint32]
 EXCHANGE_BYTES = 1 << 20  # of differences in one message: they stay in the cache from the subtraction to the socket
 
 
@@ -36,17 +39,14 @@ class Copy:
     """
 
     def __init__(self, core: Any, spec: TableSpec, rate: float) -> None:
-        self._core = core
         self.rate = rate  # times the optimizer's learning rate
-        self.rows = spec.make(core)
-        self._fetched = _weights_alone(spec).make(core)
+        self.rows = spec.make_copies(core)
         self.steps = 0  # in which the table took part, as Adam's correction counts them
         self._touched: list[Keys] = []  # of each step since the last exchange
-        self.renew()
 
     def renew(self) -> None:
         """Let every row be fetched anew at its next use; its state stays, and what the servers do not have of it."""
-        self._fresh = TableSpec("fresh", 1, "sgd", (), "constant", (0.0, 0.0), 0, 0).make(self._core)  # a set of keys
+        self.rows.renew()
 
     def forget(self) -> None:
         """Let every row be fetched anew, and give up what the servers do not have; row state stays."""
@@ -55,24 +55,19 @@ class Copy:
         self._touched = []
         self.renew()
 
-    def missing(self, keys: Keys) -> Keys:
-        """Return the keys that have to be fetched."""
-        absent: Keys = keys[~self._fresh.has(keys)]
-        return absent
+    def learn(self, gradient: RowGradient, learning_rate: float) -> tuple[int, Places]:
+        """Take one step of the row optimizer; return how many gradient values are not finite (then nothing has changed).
 
-    def take(self, keys: Keys, weights: Values, owed: bool) -> None:
-        """Take rows as the servers hold them; with ``owed`` add what they do not have of them."""
-        state = self.rows.read(keys)[2] if self.rows.state_dim else None  # a new row's state is the initial one
-        self.rows.assign(keys, weights + self.moved(keys) if owed else weights, state)
-        self._fetched.assign(keys, weights)
-        self._fresh.assign(keys, np.zeros((len(keys), 1), np.float32))
-
-    def learn(self, gradient: RowGradient, learning_rate: float) -> int:
-        """Take one step of the row optimizer; return how many gradient values are not finite (then nothing has changed)."""
+        And the places of rows that are not fresh, and did not take the step yet: for :meth:`learn_late`.
+        """
         self.steps += 1
-        bad: int = self.rows.push(gradient.keys, gradient.values, learning_rate * self.rate, self.steps)
         self._touched.append(gradient.keys)
-        return bad
+        bad, stale = self.rows.push_fresh(gradient.keys, gradient.values, learning_rate * self.rate, self.steps)
+        return bad, stale
+
+    def learn_late(self, gradient: RowGradient, stale: Places, learning_rate: float) -> None:
+        """Take the same step with rows that were fetched meanwhile."""
+        self.rows.push_fresh(gradient.keys[stale], gradient.values[stale], learning_rate * self.rate, self.steps)
 
     def touched(self) -> Keys:
         """Return the keys of the rows touched since this was last asked, with repeats; forget which they were."""
@@ -83,7 +78,7 @@ class Copy:
     def owed(self) -> Keys:
         """Return the keys of all rows that moved and the servers do not know; forget which were touched."""
         self._touched = []
-        parts = [keys[(self.moved(keys) != 0).any(axis=1)] for keys in self._all()]
+        parts = [keys[(self.part(keys, 1, False) != 0).any(axis=1)] for keys in self._all()]
         return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
     def part(self, keys: Keys, parts: int, keep: bool) -> Values:
@@ -92,24 +87,16 @@ class Copy:
         ``keep``: noted as the servers have it.
         """
         found = np.empty((len(keys), self.rows.dim), dtype=np.float32)
-        self.rows.moves(self._fetched, keys, parts, keep, found)
+        self.rows.moves(keys, parts, keep, found)
         return found
-
-    def moved(self, keys: Keys) -> Values:
-        """Return by how much rows moved, and the servers do not know: ``float32[n, dim]``."""
-        _, before, _ = self._fetched.read(keys)
-        _, now, _ = self.rows.read(keys)
-        difference: Values = now - before
-        return difference
 
     def keep(self, keys: Keys, difference: Values) -> None:
         """Note that the servers have added this to their rows; what is left of the difference stays."""
-        _, before, _ = self._fetched.read(keys)
-        self._fetched.assign(keys, before + difference)
+        self.rows.settle(keys, difference)
 
     def settle(self, keys: Keys) -> None:
         """Note that there is nothing of these rows that the servers do not have."""
-        self._fetched.assign(keys, self.rows.read(keys)[1])
+        self.rows.settle(keys)
 
     def _all(self) -> Iterator[Keys]:
         """Yield the keys of all rows, in parts that stay in the cache."""
@@ -131,6 +118,7 @@ class LocalCopies(Client):
         self._copies: dict[str, Copy] = {}
         self._k_steps, self._world_size = k_steps, world_size
         self._since = 0  # steps since the last exchange
+        self._under_way: tuple[int, float] | None = None  # the server that owes the answer to a part, and since when
         super().__init__(links, mode, timeout_s, dtype)
 
     def open(self, spec: TableSpec, rate: float = 1.0) -> Table:
@@ -143,7 +131,11 @@ class LocalCopies(Client):
             fix = 'leave admission and eviction away, or take another consistency than "geo"'
             what = "geo works on copies of rows that stay, this table's rows come and go"
             raise ConfigError(what, at=f"table {spec.name!r}", fix=fix)
-        self._copies[spec.name] = Copy(self._core, spec._replace(weights="float32"), rate)
+        try:
+            self._copies[spec.name] = Copy(self._core, spec, rate)
+        except ValueError as error:  # with its base, a row is longer here than on a server
+            fix = "take a smaller dim, or another consistency"
+            raise ConfigError(f"no copies of table {spec.name!r}: {error}", at="geo", fix=fix) from None
         return super().open(_weights_alone(spec))
 
     def push(self, gradients: list[tuple[Table, RowGradient]], learning_rate: float, steps: int = 1) -> None:
@@ -186,38 +178,39 @@ class LocalCopies(Client):
     def _pull(self, wanted: list[tuple[Table, Keys]], create: bool, step: int) -> list[Pulled]:
         if not create and self._since and self._world_size > 1:
             self._exchange(keep=False)  # an evaluation sees the servers' rows: a copy alone ran ahead with its trainer
-        found = []
-        for table, ids in wanted:
-            keys, inverse, counts = table.unique.unique(ids, self.server_of_shard, self.num_servers)
-            found.append(Pulled(keys, inverse, counts, np.empty((len(keys), table.spec.dim), dtype=np.float32)))
-        fetched = self._fetch([(table, p.keys) for (table, _), p in zip(wanted, found, strict=True)], create)
-        for (table, _), p in zip(wanted, found, strict=True):
-            self._copies[table.spec.name].rows.pull(p.keys, p.rows, False)
-        if not create:  # only looked at: not kept, so that an evaluation costs no memory
-            for p, answer in zip(found, fetched, strict=False):
-                order = np.argsort(p.keys)
-                p.rows[order[np.searchsorted(p.keys, answer.keys, sorter=order)]] = answer.rows
+        found = self._sorted(wanted)
+        tables = [table for table, _ in wanted]
+        stale = [self._copies[t.spec.name].rows.pull_fresh(p.keys, p.rows) for t, p in zip(tables, found, strict=True)]
+        self._fetch(tables, found, stale, create)
         return found
 
-    def _fetch(self, wanted: list[tuple[Table, Keys]], create: bool) -> list[Pulled]:
-        """Ask the servers for the rows that there is no fresh copy of, and with ``create`` keep them; return what came."""
-        absent = [(table, self._copies[table.spec.name].missing(keys)) for table, keys in wanted]
-        fetched = super()._pull(absent, create, 0) if any(len(keys) for _, keys in absent) else []
-        for (table, _), answer in zip(absent, fetched, strict=False):
+    def _fetch(self, tables: list[Table], found: list[Pulled], stale: list[Places], create: bool) -> None:
+        """Ask the servers for the rows at these places; with ``create`` copies of them are kept, else they are only looked at."""
+        if not any(map(len, stale)):
+            return
+        # Places lie in the order of the keys, which are grouped by server.
+        all_stale = [p if len(at) == len(p.keys) else _at(p, at) for p, at in zip(found, stale, strict=True)]
+        self._ask(list(zip(tables, all_stale, strict=True)), create, 0)
+        for table, p, part, at in zip(tables, found, all_stale, stale, strict=True):
             if create:
-                self._copies[table.spec.name].take(answer.keys, answer.rows, table.dtype != "float32")
-        return fetched
+                self._copies[table.spec.name].rows.take(part.keys, part.rows, table.dtype != "float32")
+            if part is not p:
+                p.rows[at] = part.rows
 
     def _learn(self, gradients: list[tuple[Table, RowGradient]], rate: float) -> None:
-        # Rows that were looked up ahead of an exchange: the copies have been forgotten since.
-        self._fetch([(table, gradient.keys) for table, gradient in gradients], create=True)
         for table, gradient in gradients:
-            bad = self._copies[table.spec.name].learn(gradient, rate)
+            copy = self._copies[table.spec.name]
+            bad, stale = copy.learn(gradient, rate)
             if bad:
                 what = f"{bad} NaN or infinite gradient values for table {table.spec.name!r}; the table is unchanged"
                 fix = "lower the learning rate, or find the batch: the loss was not finite either"
                 self._failure = TableError(what, at="the trainer's local copy", fix=fix)
                 raise self._failure
+            if len(stale):  # rows that were looked up ahead of an exchange: the copies have been forgotten since
+                rows = np.empty_like(gradient.values)
+                pulled = Pulled(gradient.keys, np.empty(0, np.uint32), gradient.counts, rows)
+                self._fetch([table], [pulled], [stale], create=True)
+                copy.learn_late(gradient, stale, rate)
         self._since += 1
         if self._since == self._k_steps:
             self._exchange(keep=self._world_size == 1)
@@ -239,18 +232,19 @@ class LocalCopies(Client):
                 for at in range(start, start + count, rows):
                     self._exchange_part(table, copy, server, keys[at : min(at + rows, start + count)], keep, whole)
                 start += count
+            self._end_send()
             if not keep:
                 copy.renew()
 
     def _exchange_part(self, table: Table, copy: Copy, server: int, keys: Keys, keep: bool, whole: bool) -> None:
         """Send the differences of these keys of one server."""
         if table.dtype == "float32":
-            values = copy.part(keys, self._world_size, keep)
-            self._send(table, server, keys, values, "float32")
+            self._send(table, server, keys, copy.part(keys, self._world_size, keep), "float32")
             return
         dtype = "float32" if whole else table.dtype
-        moved, bad = sections.rounded(self._core, copy.moved(keys) / np.float32(self._world_size), dtype)
+        moved, bad = sections.rounded(self._core, -copy.part(keys, self._world_size, False), dtype)
         if bad:
+            self._end_send()
             what = f"{bad} differences of table {table.spec.name!r} are too large for {dtype} on the wire"
             self._failure = TableError(what, at="the trainer's local copy", fix="take bfloat16, or a lower learning rate")
             raise self._failure
@@ -261,10 +255,27 @@ class LocalCopies(Client):
             copy.keep(keys, moved * np.float32(self._world_size))
 
     def _send(self, table: Table, server: int, keys: Keys, values: Values, dtype: str) -> None:
+        """Send one part; its answer is taken before the next one goes out, and meanwhile that is made."""
+        self._end_send()
         self._sequence += 1
-        counts = np.zeros(self.num_servers, np.int64)
-        counts[server] = len(keys)
-        self._push([(table, RowGradient(keys, counts, values))], 1.0, self._sequence, self._sequence, dtype)
+        gradient = Gradient(table.numbers[server], keys, values, table.rate, None, dtype)
+        self._under_way = server, time.perf_counter()
+        self._of_push(lambda: self._links[server].ask_push(self._sequence, self._sequence, [gradient]))
+
+    def _end_send(self) -> None:
+        if self._under_way is not None:
+            (server, began), self._under_way = self._under_way, None
+            self._of_push(self._links[server].take_push)
+            self.round_trips.add(server, time.perf_counter() - began)
+            for slow in self.round_trips.name_slow():
+                self.on_slow(slow)
+
+    def _of_push(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except FleetError as error:  # what the copies note as sent may not be there: nothing goes on from them
+            self._under_way, self._failure = None, error
+            raise
 
     def _begin_anew(self) -> None:
         self._since = 0
@@ -290,10 +301,16 @@ class LocalCopies(Client):
                 raise SnapshotError(what, at="geo", fix="resume with the optimizer of the checkpoint")
             copy.rows.assign(keys, np.zeros((len(keys), copy.rows.dim), np.float32), state)  # weights are fetched at the first use
             copy.settle(keys)
+            copy.renew()
             copy.steps = int(steps)
+
+
+def _at(pulled: Pulled, places: Places) -> Pulled:
+    """Return the keys at some places, which ascend, with room for their rows."""
+    ends = np.searchsorted(places, np.cumsum(pulled.counts))
+    rows = np.empty((len(places), pulled.rows.shape[1]), dtype=np.float32)
+    return Pulled(pulled.keys[places], np.empty(0, np.uint32), np.diff(ends, prepend=0), rows)
 
 
 def _weights_alone(spec: TableSpec) -> TableSpec:
     return spec._replace(optimizer="sgd", hyper=(), state="float32")
-
-

@@ -58,18 +58,18 @@ class TableSpec(NamedTuple):
 
     def make(self, core: Any, num_shards: int = NUM_SHARDS) -> Any:
         """Return an empty core.Table of this spec, for a server that holds so many shards."""
-        return core.Table(
-            dim=self.dim,
-            optimizer=self.optimizer,
-            hyper=dict(self.hyper),
-            initializer=self.initializer,
-            init_args=self.init_args,
-            seed=self.seed,
-            salt=self.salt,
-            life=self.life.of_server(num_shards),
-            weights=self.weights,
-            state=self.state,
-        )
+        life = self.life.of_server(num_shards)
+        return core.Table(**self._arguments(), life=life, weights=self.weights)
+
+    def make_copies(self, core: Any) -> Any:
+        """Return empty core.Copies of a table of this spec: a trainer's, whose weights are float32."""
+        return core.Copies(**self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "dim": self.dim, "optimizer": self.optimizer, "hyper": dict(self.hyper), "initializer": self.initializer,
+            "init_args": self.init_args, "seed": self.seed, "salt": self.salt, "state": self.state,
+        }  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON has it."""

@@ -130,7 +130,8 @@ def test_a_push_that_was_between_two_servers_when_they_cut(mortal: Servers, tmp_
 
     def arrives_at(server: int) -> None:
         part = Gradient(table.numbers[server], of_server[server], np.ones((counts[server], 4), np.float32), 1.0)
-        client._run(lambda: client._links[server].push(2, 2, [part]))
+        client._run(lambda: client._links[server].ask_push(2, 2, [part]))
+        client._run(client._links[server].take_push)
 
     arrives_at(0)
     save(client, tmp_path)

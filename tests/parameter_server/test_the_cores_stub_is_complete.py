@@ -47,7 +47,8 @@ def test_every_name_and_argument() -> None:
     for name, function in functions.items():
         assert declared(function) == arguments_of(has[name]), name
     for name, kind in classes.items():
-        methods = {node.name: node for node in kind.body if isinstance(node, ast.FunctionDef)}
+        bodies = [*(classes[base.id].body for base in kind.bases if isinstance(base, ast.Name)), kind.body]
+        methods = {node.name: node for body in bodies for node in body if isinstance(node, ast.FunctionDef)}
         members = public(has[name])
         assert set(methods) == set(members), name
         for method, node in methods.items():

@@ -285,6 +285,7 @@ PYBIND11_MODULE(_core, module) {
   module.def("unique_all", &unique_all, py::arg("batches"), py::arg("server_of_shard"), py::arg("num_servers"));
   bind_pool(module);
   bind_table(module);
+  bind_copies(module);
   bind_snapshot(module);
 }
 

@@ -135,26 +135,8 @@ void widen(const py::handle& values_, const py::handle& out_, const std::string&
 std::shared_ptr<Table> make_table(int64_t dim, const std::string& optimizer, const Hyper& hyper, const std::string& initializer,
                                   std::pair<double, double> init_args, uint64_t seed, uint64_t salt, int64_t stripes,
                                   const std::map<std::string, double>& life, const std::string& weights, const std::string& state) {
-  constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
-  if (dim < 1 || dim > kMaxDim) throw py::value_error("dim must be 1 to " + std::to_string(kMaxDim) + ", got " + std::to_string(dim));
-  if (stripes < 1 || stripes > int64_t{kMaxStripes} || (stripes & (stripes - 1)) != 0) {
-    throw py::value_error("stripes must be 1, 2, 4, 8 or 16, got " + std::to_string(stripes));
-  }
-  Schema schema;
-  schema.dim = static_cast<size_t>(dim);
-  schema.seed = seed;
-  schema.salt = salt;
-  schema.life = life_of(life);
-  schema.weights = number_of(weights, "weights", {Number::kFloat32, Number::kBfloat16, Number::kFloat16});
-  schema.state = number_of(state, "state", {Number::kFloat32, Number::kBfloat16});
-  if (schema.life.admits() && stripes != int64_t{kMaxStripes}) throw py::value_error("a table with admission needs 16 stripes");
-  set_optimizer(schema, optimizer, hyper);
-  set_initializer(schema, initializer, init_args);
-  if (schema.row_bytes() > Rows::kMaxRowBytes) {
-    throw py::value_error("a row of " + std::to_string(schema.row_bytes()) + " bytes (dim " + std::to_string(dim) + ", " + optimizer +
-                          ") is above the limit of " + std::to_string(Rows::kMaxRowBytes));
-  }
-  return std::make_shared<Table>(schema, static_cast<uint32_t>(stripes));
+  const Schema schema = schema_of(dim, optimizer, hyper, initializer, init_args, seed, salt, life, weights, state, false);
+  return std::make_shared<Table>(schema, stripes_of(stripes, schema));
 }
 
 uint64_t pull(Table& self, const py::handle& ids_, const py::handle& out_, bool create) {
@@ -178,11 +160,7 @@ size_t push(Table& self, const py::handle& ids_, const py::handle& grads_, float
   const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
   const auto n = static_cast<size_t>(ids.shape(0));
   const py::array grads = take<float>(grads_, "grads", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)});
-  if (!std::isfinite(lr)) throw py::value_error("lr must be finite, got " + std::to_string(lr));
-  if (step < 1) throw py::value_error("step must be >= 1 (the first push is step 1), got " + std::to_string(step));
-  if (self.schema().optimizer->divides_by_rate && !(lr > 0)) {
-    throw py::value_error(std::string(self.schema().optimizer_name()) + " divides by lr: it must be above 0, got " + std::to_string(lr));
-  }
+  check_push(self.schema(), lr, step);
   Sightings seen;
   py::array shows, clicks;
   if (!shows_.is_none()) {
@@ -241,37 +219,6 @@ py::tuple read(Table& self, const py::handle& ids_) {
   return py::make_tuple(found, weights, state);
 }
 
-py::array has(Table& self, const py::handle& ids_) {
-  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
-  py::array found = fresh<bool>({ids.shape(0)});
-  const uint64_t* keys = in<uint64_t>(ids);
-  const auto n = static_cast<size_t>(ids.shape(0));
-  auto* to = out<bool>(found);
-  Status status;
-  {
-    const py::gil_scoped_release released;
-    status = self.has(keys, n, to);
-  }
-  raise_if(status);
-  return found;
-}
-
-void moves(Table& self, Table& before, const py::handle& ids_, float parts, bool follow, const py::handle& out_) {
-  const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
-  py::array result = take<float>(out_, "out", {ids.shape(0), static_cast<py::ssize_t>(self.schema().dim)}, true);
-  if (before.schema().dim != self.schema().dim) throw py::value_error("before must be a table of the same dim");
-  if (!(parts >= 1)) throw py::value_error("parts must be >= 1, got " + std::to_string(parts));
-  const uint64_t* keys = in<uint64_t>(ids);
-  const auto n = static_cast<size_t>(ids.shape(0));
-  float* to = out<float>(result);
-  Status status;
-  {
-    const py::gil_scoped_release released;
-    status = self.moves(&before, keys, n, parts, follow, to);
-  }
-  raise_if(status);
-}
-
 void room_to_pull(Table& self, const py::handle& ids_) {
   const py::array ids = take<uint64_t>(ids_, "ids", {kAny});
   const uint64_t* keys = in<uint64_t>(ids);
@@ -313,6 +260,44 @@ py::array keys(Table& self) {
 
 }  // namespace
 
+Schema schema_of(int64_t dim, const std::string& optimizer, const std::map<std::string, double>& hyper, const std::string& initializer,
+                 std::pair<double, double> init_args, uint64_t seed, uint64_t salt, const std::map<std::string, double>& life,
+                 const std::string& weights, const std::string& state, bool has_base) {
+  constexpr int64_t kMaxDim = Rows::kMaxRowBytes / 4;
+  if (dim < 1 || dim > kMaxDim) throw py::value_error("dim must be 1 to " + std::to_string(kMaxDim) + ", got " + std::to_string(dim));
+  Schema schema;
+  schema.dim = static_cast<size_t>(dim);
+  schema.seed = seed;
+  schema.salt = salt;
+  schema.has_base = has_base;
+  schema.life = life_of(life);
+  schema.weights = number_of(weights, "weights", {Number::kFloat32, Number::kBfloat16, Number::kFloat16});
+  schema.state = number_of(state, "state", {Number::kFloat32, Number::kBfloat16});
+  set_optimizer(schema, optimizer, hyper);
+  set_initializer(schema, initializer, init_args);
+  if (schema.row_bytes() > Rows::kMaxRowBytes) {
+    throw py::value_error("a row of " + std::to_string(schema.row_bytes()) + " bytes (dim " + std::to_string(dim) + ", " + optimizer +
+                          ") is above the limit of " + std::to_string(Rows::kMaxRowBytes));
+  }
+  return schema;
+}
+
+void check_push(const Schema& schema, float lr, int64_t step) {
+  if (!std::isfinite(lr)) throw py::value_error("lr must be finite, got " + std::to_string(lr));
+  if (step < 1) throw py::value_error("step must be >= 1 (the first push is step 1), got " + std::to_string(step));
+  if (schema.optimizer->divides_by_rate && !(lr > 0)) {
+    throw py::value_error(std::string(schema.optimizer_name()) + " divides by lr: it must be above 0, got " + std::to_string(lr));
+  }
+}
+
+uint32_t stripes_of(int64_t stripes, const Schema& schema) {
+  if (stripes < 1 || stripes > int64_t{kMaxStripes} || (stripes & (stripes - 1)) != 0) {
+    throw py::value_error("stripes must be 1, 2, 4, 8 or 16, got " + std::to_string(stripes));
+  }
+  if (schema.life.admits() && stripes != int64_t{kMaxStripes}) throw py::value_error("a table with admission needs 16 stripes");
+  return static_cast<uint32_t>(stripes);
+}
+
 void bind_table(py::module_& module) {
   module.def("row_optimizers", &row_optimizer_constants);
   module.def("narrow", &narrow, py::arg("values"), py::arg("out"), py::arg("dtype"));
@@ -327,8 +312,6 @@ void bind_table(py::module_& module) {
            py::arg("clicks") = py::none())
       .def("assign", &assign, py::arg("ids"), py::arg("weights"), py::arg("state") = py::none())
       .def("read", &read, py::arg("ids"))
-      .def("has", &has, py::arg("ids"))
-      .def("moves", &moves, py::arg("before"), py::arg("ids"), py::arg("parts"), py::arg("follow"), py::arg("out"))
       .def("keys", &keys)
       .def("shrink", &Table::shrink, py::arg("below"), released)
       .def("forget_evicted", &Table::forget_evicted, py::arg("epoch"), released)

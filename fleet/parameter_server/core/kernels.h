@@ -39,6 +39,14 @@ struct Kernels {
   void (*find)(const Run& run, char** rows);  // rows[i] of the i-th id of the run, nullptr if there is none
   bool (*make)(const Run& run);               // creates missing rows
 
+  // Of a trainer's copies: see copies.h. The first two pass over rows that are not fresh, write their places (as Run.order says) to
+  // `stale`, and return how many.
+  size_t (*pull_fresh)(const Run& run, float* out, uint32_t* stale);
+  size_t (*push_fresh)(const Run& run, const float* grads, const Rate& rate, uint32_t* stale);
+  bool (*take)(const Run& run, float* weights, bool owed);
+  void (*moves)(const Run& run, float parts, bool follow, float* out);
+  void (*settle)(const Run& run, const float* sent);
+
   size_t (*count_nonfinite)(const float* values, size_t count);
   // out[i] = rows[inverse[i]]; every inverse[i] is a valid row.
   void (*expand)(const float* rows, size_t dim, const uint32_t* inverse, size_t count, float* out);

@@ -86,6 +86,15 @@ inline void write_initial_row(const Schema& schema, uint64_t id, char* row, floa
   if (schema.initial_state() != 0.0f) write_initial_state(schema, Stripe::state_of(schema, row));  // fresh rows are zero
 }
 
+// Its weights are 0 until the caller writes them.
+inline char* insert_blank(const Run& run, uint64_t id, uint64_t hash) {
+  char* row = run.stripe.insert(id, hash, run.schema.salt);
+  if (row == nullptr) return nullptr;
+  before_change(run, row);
+  if (run.schema.initial_state() != 0.0f) write_initial_state(run.schema, Stripe::state_of(run.schema, row));
+  return row;
+}
+
 inline char* insert_initial(const Run& run, uint64_t id, uint64_t hash) {
   char* row = run.stripe.insert(id, hash, run.schema.salt);
   if (row == nullptr) return nullptr;
@@ -94,12 +103,18 @@ inline char* insert_initial(const Run& run, uint64_t id, uint64_t hash) {
   return row;
 }
 
+enum class Missing {
+  kNone,     // the row is nullptr
+  kInitial,  // is created, at its initial value
+  kBlank,    // is created, right before work(), which writes its weights
+};
+
 // Calls work(position, id, row) for every id of the run, in order: three stages, so that the cache misses of different ids
 // overlap. `ahead(position)` is called some ids earlier, to fetch the caller's own memory.
-// Missing ids: created if kCreate (false is returned if there is no memory), else row is nullptr.
+// Missing ids: see Missing; false is returned if there is no memory.
 // kWrites: rows will be written. Fetching for writing what is only read would take hot rows away from other threads' caches.
 // `row_bytes`, of each row, are what work() will look at; kLeast: see fetch_row().
-template <bool kCreate, bool kWrites, size_t kLeast, class Ahead, class Work>
+template <Missing kMissing, bool kWrites, size_t kLeast, class Ahead, class Work>
 inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Work& work) {
   const uint64_t salt = run.schema.salt;
   const size_t count = run.count;
@@ -117,7 +132,7 @@ inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Wor
       char* row = first_candidate(run.stripe, hash);
       if (row != nullptr) {
         fetch_row<kWrites, kLeast>(row, row_bytes);
-      } else if (kCreate) {
+      } else if (kMissing == Missing::kInitial) {
         row = insert_initial(run, run.ids[near], hash);
         if (row == nullptr) return false;
       }
@@ -128,11 +143,11 @@ inline bool walk(const Run& run, size_t row_bytes, const Ahead& ahead, const Wor
     if (now < count) {
       const uint64_t id = run.ids[now];
       char* row = rows[now % kRing];
-      if (row != nullptr && Stripe::key_of(row) != id) {  // another key with this tag
+      if (row == nullptr ? kMissing == Missing::kBlank : Stripe::key_of(row) != id) {  // another key with this tag
         const uint64_t hash = hashes[now % kRing];
         row = run.stripe.find(id, hash);
-        if (row == nullptr && kCreate) {
-          row = insert_initial(run, id, hash);
+        if (row == nullptr && kMissing != Missing::kNone) {
+          row = kMissing == Missing::kBlank ? insert_blank(run, id, hash) : insert_initial(run, id, hash);
           if (row == nullptr) return false;
         }
       }
@@ -186,7 +201,7 @@ inline void read_unseen(const Run& run, uint64_t id, float* out) {
 template <size_t D, bool kFloats = true>
 bool pull_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
-  return walk<true, false, least_bytes<D>()>(
+  return walk<Missing::kInitial, false, least_bytes<D>()>(
       run, run.schema.state_offset(), [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [&run, dim, out](size_t at, uint64_t, char* row) {
         read_weights<D, kFloats>(run.schema, row, out + at * dim);
@@ -196,7 +211,7 @@ bool pull_rows(const Run& run, float* out) {
 template <size_t D, bool kFloats = true>
 void peek_rows(const Run& run, float* out) {
   const size_t dim = D != 0 ? D : run.schema.dim;
-  walk<false, false, least_bytes<D>()>(
+  walk<Missing::kNone, false, least_bytes<D>()>(
       run, run.schema.state_offset(), [=](size_t at) { fetch_for_write(out + at * dim, dim * 4); },
       [&run, dim, out](size_t at, uint64_t id, char* row) {
         if (row != nullptr) {
@@ -231,7 +246,7 @@ void peek(const Run& run, float* out) {
 template <size_t kLeast>
 bool push_rows(const Run& run, const float* grads, const Prepared& prepared) {
   const size_t dim = run.schema.dim;
-  return walk<true, true, kLeast>(
+  return walk<Missing::kInitial, true, kLeast>(
       run, run.schema.row_bytes(), [=](size_t at) { fetch_for_read(grads + at * dim, dim * 4); },
       [&run, &prepared, dim, grads](size_t at, uint64_t, char* row) {
         before_change(run, row);
@@ -254,8 +269,8 @@ bool assign(const Run& run, const float* weights, const float* state) {
   const Schema& schema = run.schema;
   const size_t dim = schema.dim;
   const size_t state_dim = schema.state_dim();
-  return walk<true, true, 0>(
-      run, schema.row_bytes(), [](size_t) {},
+  return walk<Missing::kBlank, true, 0>(
+      run, schema.base_offset(), [](size_t) {},
       [&run, &schema, dim, state_dim, weights, state](size_t at, uint64_t, char* row) {
         before_change(run, row);
         store_numbers(schema.weights, weights + at * dim, dim, Stripe::weights_of(schema, row));
@@ -271,7 +286,7 @@ void read(const Run& run, bool* found, float* weights, float* state) {
   const Schema& schema = run.schema;
   const size_t dim = schema.dim;
   const size_t state_dim = schema.state_dim();
-  walk<false, false, 0>(
+  walk<Missing::kNone, false, 0>(
       run, schema.row_bytes(), [](size_t) {},
       [&run, &schema, dim, state_dim, found, weights, state](size_t at, uint64_t id, char* row) {
         found[at] = row != nullptr;
@@ -292,12 +307,14 @@ void read(const Run& run, bool* found, float* weights, float* state) {
 
 void find(const Run& run, char** rows) {
   size_t count = 0;  // work() is called in the order of the ids
-  walk<false, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [&count, rows](size_t, uint64_t, char* row) { rows[count++] = row; });
+  walk<Missing::kNone, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [&count, rows](size_t, uint64_t, char* row) { rows[count++] = row; });
 }
 
 bool make(const Run& run) {
-  return walk<true, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [](size_t, uint64_t, char*) {});
+  return walk<Missing::kInitial, true, 0>(run, run.schema.row_bytes(), [](size_t) {}, [](size_t, uint64_t, char*) {});
 }
+
+#include "copies.inc.h"
 
 inline uint32_t nonfinite(float value) {
   uint32_t bits;
@@ -372,14 +389,14 @@ void add_rows(const float* grads, size_t dim, const uint32_t* inverse, size_t co
 }
 
 #if FLEET_LEVEL == FLEET_LEVEL_AVX512
-constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
-                           load_numbers, store_numbers};
+constexpr Kernels kKernels{Simd::kAvx512, "avx512", pull, peek, push, assign, read, find, make, pull_fresh, push_fresh, take, moves,
+                           settle, count_nonfinite, expand, add_rows, scale, load_numbers, store_numbers};
 #elif FLEET_LEVEL == FLEET_LEVEL_AVX2
-constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
-                           load_numbers, store_numbers};
+constexpr Kernels kKernels{Simd::kAvx2, "avx2", pull, peek, push, assign, read, find, make, pull_fresh, push_fresh, take, moves,
+                           settle, count_nonfinite, expand, add_rows, scale, load_numbers, store_numbers};
 #else
-constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, find, make, count_nonfinite, expand, add_rows, scale,
-                           load_numbers, store_numbers};
+constexpr Kernels kKernels{Simd::kPortable, "portable", pull, peek, push, assign, read, find, make, pull_fresh, push_fresh, take, moves,
+                           settle, count_nonfinite, expand, add_rows, scale, load_numbers, store_numbers};
 #endif
 
 }  // namespace

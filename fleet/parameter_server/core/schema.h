@@ -1,9 +1,10 @@
 // What a table is: its row layout, its row optimizer and where the values of a new row come from.
 //
-//   a row: {key u64 | epoch u16 | seen u16 | life[life_bytes] | weights | state}
+//   a row: {key u64 | epoch u16 | seen u16 | life[life_bytes] | weights | state | base}
 //
 // `epoch`: the snapshot epoch in which the row last changed, set by before_change(); 0 marks a row that is free.
 // `seen`: a coarse clock of its last use. `life`: counters that decide how long it lives; most tables have none.
+// `base`: what the servers held of the row when a trainer fetched it, as floats; only a trainer's copies have it (copies.h).
 // Whoever needs a place in a row asks Schema (offsets) or Stripe (values): nothing else knows the numbers.
 #pragma once
 
@@ -36,6 +37,7 @@ struct Schema {
   uint64_t seed = 0;
   uint64_t salt = 0;
   Life life;
+  bool has_base = false;
 
   size_t state_dim() const { return optimizer->state_dim(dim); }
 
@@ -47,7 +49,8 @@ struct Schema {
   size_t weights_bytes() const { return bytes_of(weights) * dim; }
   size_t state_offset() const { return weights_offset() + whole_words(weights_bytes()); }
   size_t state_bytes() const { return bytes_of(state) * state_dim(); }
-  size_t row_bytes() const { return state_offset() + whole_words(state_bytes()); }
+  size_t base_offset() const { return state_offset() + whole_words(state_bytes()); }
+  size_t row_bytes() const { return base_offset() + (has_base ? 4 * dim : 0); }
   static constexpr size_t whole_words(size_t bytes) { return (bytes + 3) & ~size_t{3}; }
   bool is_float32() const { return weights == Number::kFloat32 && state == Number::kFloat32; }
   // Floats of memory that work on one row needs: its changed gradient; weights and state as floats.

@@ -14,7 +14,6 @@ namespace {
 
 // Ids are sorted by stripe in blocks: their places fit the cache, and a large call does not hold a lock for long.
 constexpr size_t kBlock = 65536;
-constexpr size_t kMovesBytes = 256 << 10;  // of the rows that moves() compares at a time
 
 // What a thread needs to sort one block; kept between calls.
 struct Workspace {
@@ -96,8 +95,8 @@ Status Table::by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcep
   return Status::no_memory("the system has no memory to sort ids by stripe");
 }
 
-Status Table::each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept {
-  return by_stripe<false>(ids, n, [&](const Run& run, size_t) { return work(run); });
+Status Table::each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&, size_t)>& work) noexcept {
+  return by_stripe<false>(ids, n, [&](const Run& run, size_t offset) { return work(run, offset); });
 }
 
 Status Table::pull(const uint64_t* ids, size_t n, float* out, bool create, uint64_t* num_created) noexcept {
@@ -167,30 +166,6 @@ Status Table::read(const uint64_t* ids, size_t n, bool* found, float* weights, f
     k.read(run, found + offset, weights + offset * schema_.dim, state + offset * state_dim);
     return true;
   });
-}
-
-Status Table::moves(Table* before, const uint64_t* ids, size_t n, float parts, bool follow, float* out) noexcept try {
-  const size_t dim = schema_.dim;
-  const size_t block = std::max<size_t>(64, kMovesBytes / (4 * dim));  // rows whose three copies stay in the cache
-  std::vector<float> now(std::min(n, block) * dim);
-  Status status;
-  for (size_t at = 0; at < n && status.ok(); at += block) {
-    const size_t count = std::min(block, n - at);
-    float* moved = out + at * dim;
-    uint64_t none = 0;
-    status = pull(ids + at, count, now.data(), false, &none);
-    if (status.ok()) status = before->pull(ids + at, count, moved, false, &none);
-    if (!status.ok()) break;
-    for (size_t i = 0; i < count * dim; ++i) {
-      const float move = (now[i] - moved[i]) / parts;
-      now[i] = moved[i] + move;
-      moved[i] = -move;
-    }
-    if (follow) status = before->assign(ids + at, count, now.data(), nullptr);
-  }
-  return status;
-} catch (const std::bad_alloc&) {
-  return Status::no_memory("the system has no memory to compare rows");
 }
 
 Status Table::restore(const uint64_t* ids, size_t n, const std::vector<Part>& parts, uint64_t* num_made,

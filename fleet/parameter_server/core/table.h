@@ -75,11 +75,6 @@ class Table {
   // Says of each of ids[n] whether it has a row.
   Status has(const uint64_t* ids, size_t n, bool* there) noexcept;
 
-  // Writes to out[n, dim] by how much the weights of ids[n] in this table lie below those in `before`, divided by `parts`: what
-  // a server's sgd of rate 1 adds to its rows if it is sent. Then `before` is set to what the server holds now, if `follow`.
-  // Ids that a table does not have read as their initial value there.
-  Status moves(Table* before, const uint64_t* ids, size_t n, float parts, bool follow, float* out) noexcept;
-
   // Appends every key, stripe by stripe in order of creation.
   Status keys(std::vector<uint64_t>* out) noexcept;
 
@@ -111,17 +106,18 @@ class Table {
   uint32_t num_restarts() const { return num_restarts_.load(); }
   void count_restart() { ++num_restarts_; }
 
+ protected:
+  // by_stripe() for other files; rows may be made, but no cut may be in force that needs copies of them.
+  Status each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&, size_t)>& work) noexcept;
+  Rate rate_of(float lr, int64_t step) noexcept;
+
  private:
   // Calls work(Run, offset) once per group of ids of one stripe, with its lock held. If rows may change, waits before that for
   // room for the copies that a snapshot needs. Positions in the caller's arrays are
   // offset + order[i], or offset + i where order is nullptr. Stops when work returns false, which means no memory.
   template <bool kChanges, class Work>
   Status by_stripe(const uint64_t* ids, size_t n, const Work& work) noexcept;
-  // The same, defined for other files of this class.
-  Status each_stripe(const uint64_t* ids, size_t n, const std::function<bool(const Run&)>& work) noexcept;
   uint32_t stripe_of(uint64_t id) const { return stripe_of_hash(hash_of(id, schema_.salt)) >> stripe_shift_; }
-
-  Rate rate_of(float lr, int64_t step) noexcept;
 
   // Row life, in table_life.cc. One group of a push: admits or passes over, then apply(Run) of the ids that have rows.
   bool push_living(const Run& run, const Sightings& seen, uint64_t step, const std::function<bool(const Run&)>& apply);

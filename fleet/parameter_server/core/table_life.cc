@@ -216,7 +216,7 @@ Status Table::make_room(const uint64_t* ids, size_t n) noexcept {
   const auto fits = [&](uint64_t rows) { return rows * schema_.row_bytes() + opened + index_bytes <= limit.left(); };
   if (n <= free_places || fits(n - free_places)) return {};
   uint64_t missing = 0;
-  const Status found = each_stripe(ids, n, [&](const Run& run) {
+  const Status found = each_stripe(ids, n, [&](const Run& run, size_t) {
     Kept& kept = kept_of_thread(run.count);
     kernels().find(run, kept.rows.data());
     missing += static_cast<uint64_t>(std::count(kept.rows.begin(), kept.rows.begin() + static_cast<std::ptrdiff_t>(run.count), nullptr));
