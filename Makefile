@@ -74,17 +74,17 @@ build: | $(ENV)/bin/python
 
 demo: export FLEET_REQUIRE_CORE = 1
 demo: $(RUNS)
-	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
+	@$(PY) -c 'from fleet.parameter_server import native; native.load()' 2>/dev/null || $(MAKE) build
 	@$(PY) examples/ctr/demo.py
 
 test test-slow: export FLEET_REQUIRE_CORE = 1
 test: $(TESTS)
-	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
+	@$(PY) -c 'from fleet.parameter_server import native; native.load()' 2>/dev/null || $(MAKE) build
 	@$(MAKE) lint test-core
 	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(TESTS)
-	@$(PY) -c 'import fleet.parameter_server._core' 2>/dev/null || $(MAKE) build
+	@$(PY) -c 'from fleet.parameter_server import native; native.load()' 2>/dev/null || $(MAKE) build
 	$(PY) -m pytest -m slow
 
 chaos: export FLEET_REQUIRE_CORE = 1

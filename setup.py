@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from setuptools.extension import Extension
 
 ROOT = Path(__file__).resolve().parent
 CORE = Path("fleet/parameter_server/core")
+SOURCES = runpy.run_path(str(ROOT / "fleet/parameter_server/fingerprint.py"))["of_sources"](str(ROOT / CORE))
 REQUIRE_CORE = os.environ.get("FLEET_REQUIRE_CORE", "") == "1"
 
 # -ffp-contract=off: no FMA, so that every SIMD level gives the same bits. The other two only allow vectors where nobody reads
@@ -49,6 +51,7 @@ def core_extension() -> list[Extension]:
             [os.path.relpath(source, ROOT) for source in sources],
             depends=[os.path.relpath(header, ROOT) for header in headers],
             cxx_std=17,
+            define_macros=[("FLEET_SOURCES", f'"{SOURCES}"')],  # native.load() compares
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
         )
@@ -70,6 +73,9 @@ class BuildCore(build_ext):
     """Builds the core; a failure is a warning unless FLEET_REQUIRE_CORE=1."""
 
     def run(self) -> None:
+        built = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
+        if any(path.exists() and SOURCES.encode() not in path.read_bytes() for path in built):
+            self.force = True  # built from other sources, whatever their times say
         try:
             super().run()
         except Exception as error:  # whatever a compiler can do wrong, the rest of fleet installs

@@ -20,6 +20,7 @@ ARROWS: dict[str, str] = {
     "logger": "env",
     "control": "errors",
     "paddle_wheel": "errors",
+    "command": "",
     # What is declared beside the code that obeys it; the strategy collects it.
     "collective.strategies": "config errors",
     "parameter_server.block": "config errors parameter_server.spec",
@@ -32,9 +33,9 @@ ARROWS: dict[str, str] = {
     "group": "env errors runtime",
     # The wings: neither knows the other.
     "collective": "env errors group runtime strategy collective.strategies",
-    "parameter_server": "config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
+    "parameter_server": "command config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
                         "parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
-    "data": "disk env errors logger runtime",
+    "data": "command disk env errors logger runtime",
     "exchange": "errors runtime",
     "metrics": "errors exchange",
     "disk": "errors",
@@ -59,11 +60,11 @@ PADDLE = {"paddle_wheel", "training", "group", "collective", "data", "checkpoint
 # A layer is a subclass; whoever wants one has Paddle.
 PADDLE_ON_IMPORT = {f"fleet.parameter_server.{name}" for name in ("embedding", "pooling", "program")}
 # Of the room that may, the modules that a server loads: its process never imports Paddle.
-SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "native", "spec", "block", "consistency",
-               "consistency.sync", "consistency.async_", "consistency.half_async", "consistency.bounded", "consistency.geo",
-               "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot", "snapshot.manifest",
-               "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup", "row_life", "sections",
-               "sightings"}  # fmt: skip
+SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "native", "fingerprint", "spec", "block",
+               "consistency", "consistency.sync", "consistency.async_", "consistency.half_async", "consistency.bounded",
+               "consistency.geo", "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot",
+               "snapshot.manifest", "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup",
+               "row_life", "sections", "sightings"}  # fmt: skip
 NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training", "paddle_names"}
 
 

@@ -15,6 +15,7 @@ class CoreInfo(TypedDict):
     simd_levels: list[str]  # levels that this CPU has
     huge_pages: bool  # whether the system grants huge pages to those who ask
     num_shards: int  # logical shards of every table: 1024
+    sources: str  # fingerprint of what the core was built from
 
 class SavedFile(TypedDict):
     path: str

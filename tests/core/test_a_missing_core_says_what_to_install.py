@@ -1,7 +1,11 @@
-"""Without a compiler everything but the tables installs; the first use of a table says what to install and how to rebuild."""
+"""Without a compiler everything but the tables installs; the first use of a table says what to install and how to rebuild.
+
+So does a core that was built from other sources than those that lie beside it.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -22,6 +26,50 @@ def test_load_without_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
         native.load()
     assert "C++17 compiler" in caught.value.fix and "make build" in caught.value.fix
     assert caught.value.at == "fleet.parameter_server._core"
+
+
+def tree_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let load() find a copy of the core's sources beside it, and look again."""
+    shutil.copytree(native.SOURCES, tmp_path / "core")
+    monkeypatch.setattr(native, "SOURCES", str(tmp_path / "core"))
+    monkeypatch.setattr(native, "_refuse_another", functools.cache(native._refuse_another.__wrapped__))
+    return tmp_path / "core"
+
+
+def test_a_core_of_other_sources_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a pull without a build: whether a byte, a name or a file differs."""
+    index = tree_of(tmp_path, monkeypatch) / "index.h"
+    text = index.read_bytes()
+
+    def is_refused() -> None:
+        native._refuse_another.cache_clear()
+        with pytest.raises(ConfigError, match="built from other sources") as caught:
+            native.load()
+        assert "make -C" in caught.value.fix and "build_ext --inplace" in caught.value.fix
+        assert caught.value.at.endswith(".so")
+
+    assert native.load()
+    index.write_bytes(text + b"\n")
+    is_refused()
+    index.unlink()
+    is_refused()
+    index.with_name("indices.h").write_bytes(text)
+    is_refused()
+    index.with_name("indices.h").rename(index)
+    native._refuse_another.cache_clear()
+    assert native.load()
+
+
+def test_the_time_of_a_source_does_not_matter_nor_do_sources_that_are_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = tree_of(tmp_path, monkeypatch)
+    for path in sources.rglob("*.cc"):
+        path.touch()  # as a checkout does
+    assert native.load()
+    shutil.rmtree(sources)  # an installed wheel
+    native._refuse_another.cache_clear()
+    assert native.load()
 
 
 def test_a_simd_level_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib.util
 import io
 import json
 import os
@@ -26,34 +25,22 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-
-def load_core(path: str) -> None:
-    """Take the core from this file instead of the installed one."""
-    spec = importlib.util.spec_from_file_location("fleet.parameter_server._core", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules["fleet.parameter_server._core"] = module
-
+from core_of import load_core
 
 if len(sys.argv) > 2:
     load_core(sys.argv[2])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from fleet.errors import FleetError  # noqa: E402
-from fleet.parameter_server import server, wire  # noqa: E402
-from fleet.parameter_server.consistency.mode import Mode  # noqa: E402
-from fleet.parameter_server.row_life import Life  # noqa: E402
-from fleet.parameter_server.service import Service  # noqa: E402
-from fleet.parameter_server.spec import OPTIMIZERS, TableSpec  # noqa: E402
-from fleet.parameter_server.tables import Gradient  # noqa: E402
+from fleet.errors import FleetError
+from fleet.parameter_server import server, wire
+from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.row_life import Life
+from fleet.parameter_server.service import Service
+from fleet.parameter_server.spec import OPTIMIZERS, TableSpec
+from fleet.parameter_server.tables import Gradient
 
 ROUND, TIMEOUT_S, LIMIT_S = 20_000, 1e-6, 300.0  # LIMIT_S: a round takes a second; one that takes this long hangs
 SECRET, JOB = "secret", 7

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import faulthandler
-import importlib.util
 import json
 import os
 import random
@@ -28,37 +27,26 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-
-def load_core(path: str) -> None:
-    """Take the core from this file instead of the installed one."""
-    spec = importlib.util.spec_from_file_location("fleet.parameter_server._core", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules["fleet.parameter_server._core"] = module
-
+from core_of import load_core
 
 if len(sys.argv) > 2:
     load_core(sys.argv[2])
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from fleet.errors import SnapshotError  # noqa: E402
-from fleet.parameter_server import native  # noqa: E402
-from fleet.parameter_server.client import Client, RowGradient  # noqa: E402
-from fleet.parameter_server.consistency.mode import Mode  # noqa: E402
-from fleet.parameter_server.freeze import hash_of  # noqa: E402
-from fleet.parameter_server.link import LocalLink  # noqa: E402
-from fleet.parameter_server.row_life import of  # noqa: E402
-from fleet.parameter_server.service import Service  # noqa: E402
-from fleet.parameter_server.snapshot import manifest as manifests  # noqa: E402
-from fleet.parameter_server.snapshot import reading, trainer  # noqa: E402
-from fleet.parameter_server.snapshot.loading import stage  # noqa: E402
-from fleet.parameter_server.snapshot.verifying import faults_in  # noqa: E402
-from fleet.parameter_server.spec import TableSpec  # noqa: E402
+from fleet.errors import SnapshotError
+from fleet.parameter_server import native
+from fleet.parameter_server.client import Client, RowGradient
+from fleet.parameter_server.consistency.mode import Mode
+from fleet.parameter_server.freeze import hash_of
+from fleet.parameter_server.link import LocalLink
+from fleet.parameter_server.row_life import of
+from fleet.parameter_server.service import Service
+from fleet.parameter_server.snapshot import manifest as manifests
+from fleet.parameter_server.snapshot import reading, trainer
+from fleet.parameter_server.snapshot.loading import stage
+from fleet.parameter_server.snapshot.verifying import faults_in
+from fleet.parameter_server.spec import TableSpec
 
 HANG_S = 20
 CORE = native.load()

@@ -6,17 +6,10 @@ import argparse
 import sys
 import time
 
+from fleet.command import Arguments
 from fleet.data.bad_lines import MAX_BAD_LINES
 from fleet.data.criteo import generate, pack
 from fleet.errors import FleetError
-
-_USAGE = 64  # the status of every wrong use
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
-        self.exit(_USAGE, f"{self.prog}: {message}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fleet.data.criteo", description=__doc__, allow_abbrev=False)
+    parser = Arguments(prog="python -m fleet.data.criteo", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     packing = commands.add_parser("pack", help="parse raw text once, keep NumPy arrays", allow_abbrev=False)
     packing.add_argument("paths", nargs="+", metavar="IN", help="files or directories of parts, plain or gzipped")

@@ -260,6 +260,7 @@ py::dict core_info() {
   info["simd_levels"] = levels;
   info["huge_pages"] = huge_pages_granted();
   info["num_shards"] = kNumShards;
+  info["sources"] = FLEET_SOURCES;  // setup.py says it
   return info;
 }
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from fleet.command import Arguments
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native
 from fleet.parameter_server.snapshot.comparing import differences
@@ -21,14 +22,7 @@ from fleet.parameter_server.snapshot.listing import listing
 from fleet.parameter_server.snapshot.merging import merge
 from fleet.parameter_server.snapshot.verifying import faults_in
 
-_USAGE = 64  # the status of every wrong use
 _DIR = "a snapshot, a checkpoint, or a directory of checkpoints"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
-        self.exit(_USAGE, f"{self.prog}: {message}\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,7 +127,7 @@ def _row_optimizer(text: str) -> tuple[str, dict[str, float]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m fleet.parameter_server.snapshot", allow_abbrev=False, description="Snapshots of tables.")
+    parser = Arguments(prog="python -m fleet.parameter_server.snapshot", allow_abbrev=False, description="Snapshots of tables.")
     commands = parser.add_subparsers(dest="command", required=True)
     ls = commands.add_parser("ls", help="list snapshots", allow_abbrev=False)
     ls.set_defaults(run=_ls)
