@@ -93,7 +93,7 @@ setup(
     packages=find_packages(include=["fleet", "fleet.*"]),
     package_data={"fleet": ["py.typed"], "fleet.parameter_server": ["_core.pyi"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.23", "pyyaml>=6"],
+    install_requires=["numpy>=1.23", "pyyaml>=6", "cloudpickle>=3,<4"],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu==2.6.2", "numpy<2", "protobuf<5"],

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from fleet.collective.strategies.codec import Codec
     from fleet.collective.strategies.hooks import Strategy
     from fleet.exchange import all_gather, all_reduce, broadcast
+    from fleet.fanout.current import current
+    from fleet.fanout.grid import grid
+    from fleet.fanout.member import member
+    from fleet.fanout.spread import gather, spread
     from fleet.parameter_server.export import export
     from fleet.progress import log
     from fleet.runtime import (
@@ -43,20 +47,25 @@ _HOME = {
     "all_reduce": "exchange",
     "barrier": "runtime",
     "broadcast": "exchange",
+    "current": "fanout.current",
     "distributed_loader": "training",
     "distributed_model": "training",
     "distributed_optimizer": "training",
     "export": "parameter_server.export",
+    "gather": "fanout.spread",
+    "grid": "fanout.grid",
     "init": "runtime",
     "is_initialized": "runtime",
     "is_server": "runtime",
     "load": "weights",
     "local_rank": "runtime",
     "log": "progress",
+    "member": "fanout.member",
     "no_sync": "training",
     "rank": "runtime",
     "save": "weights",
     "shutdown": "runtime",
+    "spread": "fanout.spread",
     "world_size": "runtime",
 }
 
@@ -69,24 +78,29 @@ __all__ = [
     "all_reduce",
     "barrier",
     "broadcast",
+    "current",
     "data",
     "distributed_loader",
     "distributed_model",
     "distributed_optimizer",
     "errors",
     "export",
+    "gather",
+    "grid",
     "init",
     "is_initialized",
     "is_server",
     "load",
     "local_rank",
     "log",
+    "member",
     "metrics",
     "no_sync",
     "parameter_server",
     "rank",
     "save",
     "shutdown",
+    "spread",
     "world_size",
 ]
 

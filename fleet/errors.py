@@ -7,7 +7,10 @@
     ├── PeerLost                  a trainer or a server died or stopped answering
     ├── TableError                an id, row, gradient or table that a server cannot accept
     ├── SnapshotError             a snapshot or checkpoint that is missing, damaged or does not fit
-    └── TaskError                 a member of a fan-out failed
+    └── TaskError                 a member of a fan-out failed in a way that has no exception of its own
+        ├── MemberLost            its worker died under it: a signal, an exit, the kernel's memory killer
+        ├── MemberTimeout (TimeoutError)  it ran longer than `timeout` and was killed
+        └── NotPicklable (TypeError)      a function, item or result that cannot travel between processes
 """
 
 from __future__ import annotations
@@ -63,4 +66,16 @@ class SnapshotError(FleetError):
 
 
 class TaskError(FleetError):
-    """A member of a fan-out failed."""
+    """A member of a fan-out failed, or the fan-out ended before it did. What is finished stays in the journal."""
+
+
+class MemberLost(TaskError):
+    """The worker of a member died: a signal, ``os._exit``, the kernel's memory killer. A retry may succeed."""
+
+
+class MemberTimeout(TaskError, TimeoutError):
+    """A member ran longer than its ``timeout`` and was killed. A retry may succeed."""
+
+
+class NotPicklable(TaskError, TypeError):
+    """A function, item or result cannot travel between processes; the variable that holds it back is named."""

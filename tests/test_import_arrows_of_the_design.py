@@ -51,6 +51,8 @@ ARROWS: dict[str, str] = {
     "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",
     "paddle_names": "data env errors exchange runtime parameter_server",
+    # The other half: a list over workers. Never Paddle, never NumPy on import.
+    "fanout": "env errors logger",
     "face": "*",  # fleet/__init__.py: names and their homes, loaded on first use; others take __version__ from it
     "launch": "face env errors logger config recovery",
 }  # fmt: skip

@@ -1,0 +1,42 @@
+"""From what `backend=` says to a backend."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from fleet.errors import ConfigError
+from fleet.fanout.backends.protocol import Backend
+from fleet.fanout.current import current
+
+# Name -> (module, class); each is loaded when it is asked for.
+BACKENDS = {
+    "inline": ("fleet.fanout.backends.inline", "Inline"),
+    "local": ("fleet.fanout.backends.local", "Local"),
+    "thread": ("fleet.fanout.backends.thread", "Thread"),
+}
+
+
+def choose(asked: Any) -> Backend:
+    """Return a fresh backend for a name; None: ``local``, inside a member what its cpus allow: inline, or threads.
+
+    Raises:
+        ConfigError: there is none of that name, with the nearest one.
+    """
+    if asked is None:
+        member = current()
+        asked = "local" if member is None else "inline" if member.cpus < 2 else "thread"
+    if not isinstance(asked, str):
+        raise ConfigError(f"backend= takes a name, got a {type(asked).__name__}", at="fleet.spread()", fix=_fix(""))
+    if asked not in BACKENDS:
+        raise ConfigError(f"there is no backend {asked!r}", at="fleet.spread()", fix=_fix(asked))
+    module, name = BACKENDS[asked]
+    made: Backend = getattr(import_module(module), name)()
+    return made
+
+
+def _fix(asked: str) -> str:
+    near = difflib.get_close_matches(asked, BACKENDS, 1)
+    names = ", ".join(BACKENDS)
+    return f'backend="{near[0]}"? There are: {names}' if near else f"take one of: {names}"
