@@ -15,7 +15,8 @@ from fleet.errors import ConfigError
 class Field(NamedTuple):
     """One setting.
 
-    ``kind`` is one of ``bool, int, float, str``; an int is accepted where a float is asked for, a bool never as a number.
+    ``kind`` is one of ``bool, int, float, str, list`` (of ``items``); an int is accepted where a float is asked for, a bool never
+    as a number.
     """
 
     name: str
@@ -28,12 +29,16 @@ class Field(NamedTuple):
     none_ok: bool = False  # None means "fleet chooses", said in ``meaning``
     settings: Mapping[str, tuple[Field, ...]] = {}  # choice -> what {"name": the choice, ...} may set besides
     below: float | None = None
+    items: type = str  # of a list; ``low``, ``high`` and ``below`` are theirs
 
     def expected(self) -> str:
         """Say what this field takes: ``an int >= 1``."""
         if self.choices:
             form = ', or {"name": one of these, ...}' if self.settings else ""
             return "one of " + ", ".join(self.choices) + form
+        if self.kind is list:
+            item = Field("", self.items, None, "", self.low, self.high, below=self.below).expected()
+            return f"a list, each of it {item}"
         text = {bool: "True or False", int: "an int", float: "a number", str: "a string"}[self.kind]
         if self.low is not None and self.high is not None:
             return f"{text} from {self.low:g} to {self.high:g}"
@@ -45,6 +50,9 @@ class Field(NamedTuple):
         """Return whether ``value`` has the right type and lies in range."""
         if value is None:
             return self.none_ok
+        if self.kind is list:
+            one = Field("", self.items, None, "", self.low, self.high, below=self.below)
+            return isinstance(value, (list, tuple)) and all(one.accepts(item) for item in value)
         if self.kind is float:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
                 return False
@@ -102,7 +110,8 @@ def check(fields: Iterable[Field], values: Mapping[str, Any], *, block: str, at:
                 at=at(name),
                 fix=f"use a value in range, or delete it to take the default ({field.default})",
             )
-    return {f.name: values.get(f.name, f.default) for f in known.values()}
+    complete = {f.name: values.get(f.name, f.default) for f in known.values()}
+    return {name: tuple(v) if known[name].kind is list and v is not None else v for name, v in complete.items()}
 
 
 def _check_settings(field: Field, value: Mapping[str, Any], path: str, at: Callable[..., str]) -> dict[str, Any]:

@@ -144,6 +144,14 @@ class Group:
 
             self._call(where, lambda: dist.all_reduce(tensor, group=self._group))
 
+    def gather_words(self, words: Any, where: str) -> list[Any]:
+        """Return every trainer's int32[n] in rank order. The caller has met the others at ``where``; n is the same on all."""
+        import paddle.distributed as dist
+
+        parts: list[Any] = []
+        self._call(where, lambda: dist.all_gather(parts, words, group=self._group))
+        return parts
+
     def _meet(self, call: str, tensor: Any, how: str) -> None:
         head = f"{_dtype(tensor)}{list(tensor.shape)} {how}".strip()
         for other, theirs in enumerate(self._runtime.meet(call, head.encode())):

@@ -25,6 +25,7 @@ class Job:
         self.runtime = runtime
         self.model: Any = None
         self.optimizer: DistributedOptimizer | None = None
+        self.in_force: Any = None  # collective.InForce: the strategies, once the optimizer is known
         self.reducer: Any = None  # collective.Reducer, with more than one trainer
         self.session: Any = None  # parameter_server.Session
         self.dense: Any = None  # parameter_server.dense.Dense, if the servers hold the dense parameters
@@ -65,6 +66,7 @@ class Job:
             raise _second("optimizer")
         strategy = self.strategy()
         self.optimizer = optimizer
+        self._bring_in(optimizer, strategy)
         block = strategy.parameter_server
         if block is not None:
             self._move_embeddings(optimizer.inner, _with_loss_policy(block), int(strategy.seed))
@@ -77,6 +79,16 @@ class Job:
             self._move_dense(optimizer.inner, int(block["pull_steps"] or 1))
         else:
             self._share_dense(optimizer.inner, strategy)
+
+    def _bring_in(self, optimizer: DistributedOptimizer, strategy: DistributedStrategy) -> None:
+        """Make the strategies that are in force; let them change model and optimizer."""
+        from fleet.collective.in_force import InForce, trainer_of
+
+        trainer = trainer_of(self.runtime, self.model, optimizer.inner, _named_parameters(self.model, optimizer.inner))
+        self.in_force = InForce(strategy, trainer)
+        self.runtime.strategies = self.in_force.held()
+        self.in_force.wrap_model()
+        optimizer.inner = self.in_force.wrap_optimizer()
 
     def _move_embeddings(self, inner: Any, block: Mapping[str, Any], seed: int) -> None:
         """Turn the model's embeddings into tables on the servers, trainer 0's weights in them."""
@@ -145,7 +157,20 @@ class Job:
         named = _named_parameters(self.model, inner)
         agree_model(self.runtime, named)
         broadcast_state(self.runtime, self.model if self.model is not None else [p for _, p in named])
-        self.reducer = Reducer(self.runtime, named, strategy.buckets)
+        trainer = self.in_force.trainer
+        self.reducer = Reducer(self.runtime, named, strategy.buckets, self.in_force.codec, trainer, self._meets)
+
+    def _meets(self) -> str:
+        """Return what the gradients of the backward that begins do."""
+        self.tell_trainer()
+        how: str = self.in_force.meets()
+        return how
+
+    def tell_trainer(self) -> None:
+        """Tell the strategies where this trainer stands."""
+        trainer, loader = self.in_force.trainer, self.loader
+        trainer.step = self.runtime.steps
+        trainer.ends_epoch = loader is not None and loader.batches_done >= len(loader)
 
     def hand_out(self, loader: Any, num_samples: int, num_global: int) -> None:
         """Note the batch that the loop gets now."""
@@ -161,7 +186,6 @@ class Job:
                 at="optimizer.step()",
                 fix='use loader = fleet.distributed_loader(loader), or say that each trainer brings its own: batch="per_trainer"',
             )
-        runtime.steps += 1
         if not self._announced:
             self._announced = True
             progress.banner(self)
@@ -169,8 +193,7 @@ class Job:
             runtime.samples_trained += runtime.share.num_global
         if self.loader is not None:
             runtime.position = (self.loader.epoch, self.loader.batches_done, len(self.loader))
-        for note in runtime.before_push:
-            note()
+        self.tell_trainer()
 
 
 class DistributedOptimizer:
@@ -181,26 +204,41 @@ class DistributedOptimizer:
 
     def __init__(self, inner: Any, job: Job) -> None:
         self.inner, self._job = inner, job
+        self._in_group = False  # the last step() was a micro-step
 
     def step(self) -> None:
-        """Take one step: push the rows' gradients, update the dense parameters.
+        """Take one step: push the rows' gradients, update the dense parameters; or end a micro-step, if a strategy says so.
 
         Raises:
             ConfigError: nobody said how the data are shared among the trainers.
             PeerLost, TableError, RendezvousError: the job cannot go on.
         """
-        self._job.before_step()
-        if self._job.reducer is not None:
-            self._job.reducer.before_step()
-        if self._job.dense is not None:
-            self._job.dense.collect()
-        if self._job.session is not None:
-            self._job.session.push(float(self.inner.get_lr()))
-        if self._job.dense is not None:
-            self._job.dense.follow()
+        job, runtime, in_force = self._job, self._job.runtime, self._job.in_force
+        job.before_step()
+        self._in_group = not in_force.applies()
+        if self._in_group:
+            return  # a micro-step: its gradients wait for those of the next ones
+        runtime.steps += 1
+        for note in runtime.before_push:
+            note()
+        if job.reducer is not None:
+            job.reducer.before_step()
+        in_force.run("on_gradients")
+        if job.dense is not None:
+            job.dense.collect()
+        if job.session is not None:
+            job.session.push(float(self.inner.get_lr()))
+        if job.dense is not None:
+            job.dense.follow()
         elif self._has_dense():
-            self.inner.step()
-        for follow in self._job.runtime.after_step:
+            in_force.run("on_update")
+            try:
+                self.inner.step()
+            finally:
+                in_force.run("after_update")
+        job.tell_trainer()
+        in_force.run("after_step")
+        for follow in runtime.after_step:
             follow()
 
     def minimize(self, loss: Any, *_: Any, **__: Any) -> None:
@@ -208,7 +246,9 @@ class DistributedOptimizer:
         self.step()
 
     def clear_grad(self, set_to_zero: bool = True) -> None:
-        """Drop the gradients of dense parameters and of rows."""
+        """Drop the gradients of dense parameters and of rows; those of a group of micro-steps stay until its end."""
+        if self._in_group:
+            return
         if self._has_dense():
             self.inner.clear_grad(set_to_zero)
         if self._job.session is not None:
@@ -223,7 +263,7 @@ class DistributedOptimizer:
         return self.inner._parameter_list is None or len(self.inner._parameter_list) > 0
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("inner", "_job"):
+        if name in ("inner", "_job", "_in_group"):
             raise AttributeError(name)
         return getattr(self.inner, name)
 

@@ -37,8 +37,11 @@ class HostFlat:
         self.tensor = paddle.zeros([size], dtype="float32")
         self._array = self._sum = over(self.tensor)  # what this trainer gives, and what all gave: Gloo adds up in place
 
-    def add_up(self, group: Group | None, where: str) -> None:
-        """Put the sum over all trainers in place of what this one gave; all have met at ``where``."""
+    def add_up(self, group: Group | None, where: str, present: int) -> None:
+        """Put the sum over all trainers in place of what this one gave; all have met at ``where``.
+
+        Bit k of ``present`` is set if any trainer has the bucket's k-th gradient.
+        """
         assert group is not None
         group.all_reduce_sum_(self.tensor, where)
 
@@ -77,7 +80,7 @@ class SharedFlat(HostFlat):
         self._array = slots[0][rank]
         self._sum = np.empty_like(self._array)
 
-    def add_up(self, group: Group | None, where: str) -> None:
+    def add_up(self, group: Group | None, where: str, present: int) -> None:
         """Add all trainers' slots in rank order; the next backward writes to the next turn's slot."""
         first, second, *others = self._slots[self._turn]
         np.add(first, second, out=self._sum)
@@ -95,7 +98,7 @@ class DeviceFlat:
 
         self.tensor = paddle.zeros([size], dtype="float32")
 
-    def add_up(self, group: Group | None, where: str) -> None:
+    def add_up(self, group: Group | None, where: str, present: int) -> None:
         """As :meth:`HostFlat.add_up`."""
         assert group is not None
         group.all_reduce_sum_(self.tensor, where)

@@ -7,8 +7,7 @@ cannot part the trainers. One backward:
     hook     a gradient is ready: weigh it, copy it into its bucket; a full bucket goes to the sender, in the agreed order
     end      the buckets that are not full go too, zeros where this trainer has nothing; then each gradient is written back
 
-Begin and end are those of the outermost ``core.eager.run_backward``, which the reducer wraps: Paddle's final hook is
-one-shot, and an inner backward (recompute, PyLayer) consumes it. The order of the buckets is that in which gradients became
+Begin and end are those of the outermost backward (``engine.py``). The order of the buckets is that in which gradients became
 ready on trainer 0 in the first backward. Gradients carry the weight num_samples / num_global of the batch in hand.
 
 A backward that touches no parameter of the model (another model, an input's gradient) is nobody's business: nothing is sent.
@@ -17,19 +16,22 @@ A backward that touches no parameter of the model (another model, an input's gra
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from fleet.collective.agreement import broadcast_state as broadcast_state
+from fleet.collective.coded import CodedFlat
+from fleet.collective.engine import Outermost
 from fleet.collective.flat import DeviceFlat, Flat, HostFlat, SharedFlat
 from fleet.collective.note import note_of, read_presence
 from fleet.collective.plan import FLOAT_BYTES, Bucket, make_buckets
 from fleet.collective.sender import Parcel, Sender
 from fleet.collective.shared import SharedSlots
+from fleet.collective.strategies.codec import Codec
+from fleet.collective.strategies.hooks import Trainer
+from fleet.collective.wire import JobWire
 from fleet.errors import ConfigError, FleetError
 from fleet.group import Group
 from fleet.runtime import Runtime
@@ -42,6 +44,9 @@ class Reducer:
         runtime: the job.
         named_parameters: the model's; frozen ones are left alone until they are unfrozen, tied ones count once.
         buckets: the strategy's ``buckets`` block; None takes its defaults.
+        codec: how buckets travel, on ``trainer.wire``; None: as they are.
+        trainer: what the strategies are told; the reducer keeps its ``unsent``.
+        meets: asked as each backward begins: do its gradients meet "now", "later" or "never" (hooks.Strategy.meets).
 
     Raises:
         ConfigError: a trainable parameter that is not float32, or a second reducer in the process.
@@ -50,9 +55,17 @@ class Reducer:
     """
 
     def __init__(
-        self, runtime: Runtime, named_parameters: Iterable[tuple[str, Any]], buckets: Mapping[str, float] | None = None
+        self,
+        runtime: Runtime,
+        named_parameters: Iterable[tuple[str, Any]],
+        buckets: Mapping[str, float] | None = None,
+        codec: Codec | None = None,
+        trainer: Trainer | None = None,
+        meets: Callable[[], str] = lambda: "now",
     ) -> None:
         self._runtime, self._settings = runtime, buckets
+        self._trainer = trainer or Trainer(runtime.role.rank, runtime.role.world_size, JobWire(runtime))
+        self._codec, self._ask = codec, meets
         self._alone = runtime.role.world_size == 1
         self._names: list[str] = []
         self._parameters: list[Any] = []
@@ -64,8 +77,7 @@ class Reducer:
         self._place: dict[int, tuple[int, int, int]] = {}  # parameter -> bucket, start, stop
         self._step, self._backward = 1, 0  # this optimizer step; backwards since the last one
         self._synced = True  # False under no_sync
-        self._unsent = False  # param.grad is this trainer's own, from backwards under no_sync
-        self._active = False  # inside the outermost backward
+        self._meets = "now"  # what this backward's gradients do
         self._failure: BaseException | None = None  # what broke the reducer; raised by every later call
         self._reset()
         taken: set[int] = set()
@@ -77,14 +89,9 @@ class Reducer:
                 self._frozen.append((name, parameter))
             else:
                 self._adopt(name, parameter)
-        self._alive = not self._alone
-        if self._alive:
-            self._engine = _engine()
-            if hasattr(self._engine.run_backward, "reducer"):
-                fix = "give fleet.distributed_model one model that holds all that is trained, for example a paddle.nn.LayerList"
-                raise ConfigError("a second reducer in one process", at="fleet.distributed_model()", fix=fix)
+        if not self._alone:
+            self._outermost = Outermost(self._begin, self._end, self._abort)
             self._sender = Sender(runtime)
-            self._wrap_engine()
             runtime.closers.append(self.close)
 
     @property
@@ -119,23 +126,21 @@ class Reducer:
         if self._alone or not self._parameters:
             return
         self._check()
-        if self._unsent:
+        if self._trainer.unsent:
             raise ConfigError(
                 "step() with gradients that were never sent: every backward since the last step was under no_sync",
                 at=f"trainer {self._runtime.role.rank}, step {self._step}",
                 fix="leave the last backward before step() outside no_sync()",
             )
-        if self._backward == 0 and self._runtime.channel is not None:
+        if self._backward == 0 and self._meets != "never" and self._runtime.channel is not None:
             self._runtime.channel.meet(f"step {self._step}, optimizer.step() without a backward")
         self._step, self._backward = self._step + 1, 0
 
     def close(self) -> None:
         """Stop reducing: end the sender's thread and give the engine back. Run by ``shutdown``."""
-        if self._alive:
-            self._alive = False
+        if not self._alone and self._outermost.alive:
+            self._outermost.close()
             self._sender.close()
-            if getattr(self._engine.run_backward, "reducer", None) is self:
-                self._engine.run_backward = self._run_backward
 
     # -- parameters and plan
 
@@ -180,6 +185,12 @@ class Reducer:
 
     def _make_flats(self, sizes: list[int]) -> list[Flat]:
         """Return the buckets' memory: shared on one host, else of the process, with a group that adds it up."""
+        if self._codec is not None:
+            wire = self._trainer.wire
+            assert isinstance(wire, JobWire)
+            wire.open()
+            self.way = f"{wire.way}, as {self._codec.name}"
+            return [self._coded(bucket, self._codec, wire) for bucket in self._plan]
         if self._parameters[0].place.is_cpu_place():
             shared = SharedSlots.open(self._runtime, sizes)
             if shared is not None:
@@ -190,28 +201,11 @@ class Reducer:
         kind = HostFlat if self._parameters[0].place.is_cpu_place() else DeviceFlat
         return [kind(size) for size in sizes]
 
+    def _coded(self, bucket: Bucket, codec: Codec, wire: JobWire) -> CodedFlat:
+        members = [(self._names[i], tuple(self._parameters[i].shape)) for i in bucket.members]
+        return CodedFlat(bucket.starts, members, codec, wire)
+
     # -- one backward
-
-    def _wrap_engine(self) -> None:
-        self._run_backward = self._engine.run_backward
-        mine = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _forget(mine()))
-
-        def run_backward(*args: Any, **kwargs: Any) -> Any:
-            if self._active or not self._alive:
-                return self._run_backward(*args, **kwargs)
-            self._begin()
-            try:
-                self._run_backward(*args, **kwargs)
-            except BaseException:
-                self._abort()
-                raise
-            finally:
-                self._active = False
-            self._end()
-
-        run_backward.reducer = self  # type: ignore[attr-defined]
-        self._engine.run_backward = run_backward
 
     def _reset(self) -> None:
         self._ready: dict[int, None] = {}  # parameters that have a gradient in this backward, in order
@@ -226,17 +220,21 @@ class Reducer:
         self._adopt_unfrozen()
         self._reset()
         self._share = share = self._runtime.share
-        self._weight = 1 / self._runtime.role.world_size if share is None else share.num_samples / max(share.num_global, 1)
+        how = self._ask()
+        self._meets = "later" if how == "now" and not self._synced else how
+        if self._meets == "never":
+            self._weight = 1.0 if share is None or share.num_samples else 0.0
+        else:
+            self._weight = 1 / self._runtime.role.world_size if share is None else share.num_samples / max(share.num_global, 1)
         for index, parameter in enumerate(self._parameters):
             gradient = parameter.grad
             if gradient is not None:
                 self._aside[index] = _moved(gradient)
                 parameter.clear_gradient(False)
-        self._active = True
 
     def _on_ready(self, index: int) -> None:
         """Take one gradient: called by the engine. Nothing may be raised through it; ``_end`` raises."""
-        if not self._alive or self._failure is not None:
+        if not self._outermost.alive or self._failure is not None:
             return
         try:
             self._take_ready(index)
@@ -245,7 +243,7 @@ class Reducer:
 
     def _take_ready(self, index: int) -> None:
         name = self._names[index]
-        if not self._active:
+        if not self._outermost.active:
             what = f"a backward pass that fleet does not see gave {name} a gradient"
             raise ConfigError(what, at=f"parameter {name}", fix="call loss.backward() or paddle.autograd.backward()")
         gradient = self._parameters[index].grad
@@ -260,7 +258,7 @@ class Reducer:
             raise ConfigError(what, at=f"parameter {name}", fix="return gradient.clone() from the PyLayer that made it")
         if index in self._ready:
             self._repeated.add(index)
-        if self._synced and self._plan:
+        if self._meets == "now" and self._plan:
             self._put(index, gradient)
             self._ready.setdefault(index)
             while self._posted < len(self._plan) and self._is_full(self._posted):
@@ -276,7 +274,7 @@ class Reducer:
                 fix="let the first backward of the job use the layer as all later ones do (recompute in two segments)",
             )
         self._flats[bucket].put(start, stop, gradient, 0.0 if gradient is None else self._weight)
-        if self._unsent and index in self._aside:
+        if self._trainer.unsent and index in self._aside:
             self._flats[bucket].add(start, stop, self._aside[index])
         if index not in self._ready:
             self._missing[bucket] -= 1
@@ -288,7 +286,7 @@ class Reducer:
         members = self._plan[bucket].members
         mine = 0
         for k, index in enumerate(members):
-            if (index in self._ready and self._weight != 0.0) or (self._unsent and index in self._aside):
+            if (index in self._ready and self._weight != 0.0) or (self._trainer.unsent and index in self._aside):
                 mine |= 1 << k
         where = self._where(f"bucket {bucket} ({self._names[members[0]]})")
 
@@ -297,7 +295,7 @@ class Reducer:
             return present, present != 0
 
         note = note_of(self._share, mine).pack(len(members))
-        self._sender.post(Parcel(where, note, read, lambda: self._flats[bucket].add_up(self._group, where)))
+        self._sender.post(Parcel(where, note, read, lambda present: self._flats[bucket].add_up(self._group, where, present)))
         self._posted += 1
 
     def _end(self) -> None:
@@ -306,12 +304,12 @@ class Reducer:
             if not self._ready:
                 self._restore()
                 return
-            if self._synced:
+            if self._meets == "now":
                 self._send_rest()
                 self._write_back()
             else:
                 self._keep_own()
-            self._unsent = not self._synced
+            self._trainer.unsent = self._meets == "later"
             self._backward += 1
         except BaseException as error:
             self._failure = self._failure or error
@@ -339,7 +337,7 @@ class Reducer:
                 if present >> k & 1:
                     self._refuse_frozen_here(index)
                     start, stop = bucket.starts[k], bucket.starts[k + 1]
-                    self._flats[b].take(start, stop, parameter, None if self._unsent else kept)
+                    self._flats[b].take(start, stop, parameter, None if self._trainer.unsent else kept)
                     continue
                 parameter.clear_gradient(False)  # an empty part's: no trainer with samples has one
                 if kept is not None:
@@ -352,8 +350,8 @@ class Reducer:
             raise ConfigError(what, at=at, fix="freeze it on all trainers or on none")
 
     def _keep_own(self) -> None:
-        """Under no_sync: weigh this backward's gradients and add what was there; reduced ones count one part on each trainer."""
-        scale = 1.0 if self._unsent else 1 / self._runtime.role.world_size
+        """Weigh this backward's gradients and add what was there; reduced ones that will meet again count one part a trainer."""
+        scale = 1.0 if self._trainer.unsent or self._meets == "never" else 1 / self._runtime.role.world_size
         for index, parameter in enumerate(self._parameters):
             kept = self._aside.get(index)
             if index in self._ready:
@@ -391,12 +389,6 @@ class Reducer:
         raise ConfigError(what, at=f"trainer {self._runtime.role.rank}", fix="see that error; start the job again") from failure
 
 
-def _engine() -> Any:
-    import paddle
-
-    return paddle.base.core.eager
-
-
 def _moved(gradient: Any) -> Any:
     """Return a tensor that holds the gradient's memory, so that the parameter can let go of it without a copy."""
     import paddle
@@ -406,9 +398,3 @@ def _moved(gradient: Any) -> Any:
     kept = paddle.empty([0], dtype="float32")
     kept.get_tensor()._share_data_with(gradient.get_tensor())
     return kept
-
-
-def _forget(reducer: Reducer | None) -> None:
-    """In a forked child there is no sender: its backwards, if any, are its own."""
-    if reducer is not None:
-        reducer._alive = False

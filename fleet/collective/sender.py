@@ -21,7 +21,7 @@ class Parcel(NamedTuple):
     where: str
     note: bytes  # what this trainer says at the meeting
     read: Callable[[list[bytes]], tuple[Any, bool]]  # in the sender's thread: notes by rank -> answer, whether to add up
-    add_up: Callable[[], None] = lambda: None
+    add_up: Callable[[Any], None] = lambda _: None  # told the answer
 
 
 class Sender:
@@ -74,5 +74,5 @@ class Sender:
             raise PeerLost("the control channel is closed", at=parcel.where, fix="train between fleet.init() and shutdown()")
         answer, wanted = parcel.read(channel.meet(parcel.where, parcel.note, self._runtime.timeout_s))
         if wanted:
-            parcel.add_up()
+            parcel.add_up(answer)
         return answer

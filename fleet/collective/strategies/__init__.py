@@ -29,4 +29,18 @@ their gradients are part of it. ``load`` comes after the model's and the optimiz
 On the same number of trainers it brings everything back exactly; on another each strategy's docstring says by which rule.
 """
 
-ORDER: tuple[str, ...] = ("buckets.Buckets",)
+ORDER: tuple[str, ...] = (
+    # when gradients are sent
+    "gradient_merge.GradientMerge",
+    # what is sent
+    "buckets.Buckets",
+    "fp16_allreduce.Fp16Allreduce",
+    "bf16_allreduce.Bf16Allreduce",
+    # how they are applied
+    "lars.Lars",
+    "lamb.Lamb",
+    "clip.Clip",
+    # what becomes of the parameters
+    "localsgd.LocalSgd",
+    "custom",  # the user's own, in the order of DistributedStrategy(custom=[...])
+)

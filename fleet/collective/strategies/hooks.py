@@ -22,6 +22,7 @@ class Wire(Protocol):
 
     rank: int
     world_size: int
+    where: str  # what the calls are for, in errors; set before each hook
 
     def gather(self, payload: bytes) -> list[bytes]:
         """Return what every trainer gave, in rank order. Lengths may differ."""
@@ -32,7 +33,7 @@ class Wire(Protocol):
 
 @dataclass
 class Trainer:
-    """This trainer as a strategy sees it. Hooks read it; they change gradients and parameters, never these fields."""
+    """This trainer as a strategy sees it. Hooks read it; they change gradients and parameters, not these fields (but unsent)."""
 
     rank: int
     world_size: int
@@ -42,6 +43,7 @@ class Trainer:
     parameters: list[tuple[str, Any]] = field(default_factory=list)  # name in the model, paddle.Tensor; frozen ones too
     step: int = 0  # optimizer steps taken, of the runs before a resume too
     ends_epoch: bool = False  # the batch in hand is the last of its epoch; False if nobody knows
+    unsent: bool = False  # param.grad is this trainer's own, of backwards that said "later"; ``load`` may set it
 
 
 class Strategy:

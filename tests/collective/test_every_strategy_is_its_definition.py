@@ -1,0 +1,90 @@
+"""Each strategy, and each pair of them: on 1, 2 and 4 trainers what N virtual trainers in one process make of it.
+
+The pairs are those of the registry: a strategy that is declared is walked, and one without a definition fails here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from collective import definition
+from trainers import Trainers
+
+from fleet import DistributedStrategy
+from fleet.errors import StrategyConflict
+from fleet.strategy import kinds
+
+# What each is tried with. Those that change nothing at their defaults need settings that do.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gradient_merge": {"k_steps": 2},
+    "localsgd": {"k_steps": 2},
+    "clip": {"norm": 0.05},
+    "lars": {"lars_coeff": 0.1},
+    "buckets": {"first_mb": 0.001, "mb": 0.001},
+}
+# float32 sums in another order, 6 steps. Under a codec a value that lies between two of its steps may go either way: 16 bits have
+# steps of 2**-11 and 2**-8 of a gradient, and one value of many goes the other way.
+EXACT, ROUNDED = 2e-5, 1e-3
+
+
+def settings(*names: str) -> dict[str, Any]:
+    return {name: SETTINGS.get(name, {}) for name in names}
+
+
+def error(got: dict[str, Any], expected: dict[str, Any]) -> float:
+    """Return the largest difference, in parts of the largest value of its parameter."""
+    return max(float(np.abs(got[k] - v).max() / max(np.abs(v).max(), 1e-3)) for k, v in expected.items())
+
+
+def check(results: list[dict[str, Any]], strategy: dict[str, Any]) -> None:
+    expected = definition.train(strategy, len(results))
+    tolerance = ROUNDED if set(strategy) & set(definition.CODECS) else EXACT
+    for rank, got in enumerate(results):
+        assert error(got, expected[rank]) < tolerance, f"{strategy} on trainer {rank} of {len(results)}"
+
+
+@pytest.fixture(scope="module")
+def quartet() -> Iterator[Trainers]:
+    with Trainers(4) as trainers:
+        yield trainers
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_alone(world_size: int, request: pytest.FixtureRequest) -> None:
+    wanted = [settings(), *(settings(name) for name in kinds())]
+    if world_size == 1:
+        with Trainers(1) as single:
+            results = single.run("collective.strategy_jobs:train", strategies=wanted)
+    else:
+        trainers = request.getfixturevalue({2: "pair", 4: "quartet"}[world_size])
+        results = trainers.run("collective.strategy_jobs:train", strategies=wanted)
+    for k, strategy in enumerate(wanted):
+        check([found[k] for found in results], strategy)
+    for k, strategy in enumerate(wanted[1:], 1):
+        if set(strategy) - {"buckets", "localsgd"} - (set(definition.CODECS) if world_size == 1 else set()):
+            same = all(np.array_equal(results[0][k][name], results[0][0][name]) for name in results[0][0])
+            assert not same, f"{strategy} changed nothing"
+
+
+def refusal(strategy: dict[str, Any]) -> str:
+    try:
+        DistributedStrategy(**strategy)
+    except StrategyConflict as conflict:
+        return str(conflict)
+    return ""
+
+
+def test_every_pair(pair: Trainers) -> None:
+    wanted = [settings(*names) for names in itertools.combinations(kinds(), 2)]
+    refused = {str(s): refusal(s) for s in wanted}
+    composed = [s for s in wanted if not refused[str(s)]]
+    results = pair.run("collective.strategy_jobs:train", strategies=composed, timeout_s=300)
+    for k, strategy in enumerate(composed):
+        check([found[k] for found in results], strategy)
+    assert all("exclude each other: " in why for why in refused.values() if why)
+    print(f"{len(composed)} of {len(wanted)} pairs compose")
+    assert len(composed) >= 0.7 * len(wanted)
