@@ -98,9 +98,11 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu==2.6.2", "numpy<2", "protobuf<5"],
         "parquet": ["pyarrow>=14"],
+        "images": ["pillow>=10"],
+        "text": ["tokenizers>=0.15", "sacrebleu>=2.4"],  # of examples/bert and examples/transformer
         "test": [
             "pytest>=8", "pytest-timeout", "pytest-xdist>=3,<4", "hypothesis", "ruff", "mypy", "types-PyYAML", "safetensors",
-            "pybind11>=2.12,<4", "pyarrow>=14",
+            "pybind11>=2.12,<4", "pyarrow>=14", "pillow>=10", "tokenizers>=0.15", "sacrebleu>=2.4",
         ],  # fmt: skip
         "bench": [],  # benchmarks make their rivals' environments themselves
     },

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fleet.data.file_loader import FileLoader
     from fleet.data.format import TextFormat
     from fleet.data.generators import MultiSlotDataGenerator, MultiSlotStringDataGenerator
+    from fleet.data.image_loader import ImageLoader
+    from fleet.data.images import Images
     from fleet.data.libffm import Libffm
     from fleet.data.loader import ShardedLoader
     from fleet.data.multislot import MultiSlot
@@ -22,19 +24,24 @@ if TYPE_CHECKING:
     from fleet.data.skip_gram import SkipGram
     from fleet.data.slot_value import SlotValue
     from fleet.data.slots import Slot
+    from fleet.data.views import CentreView, RandomView
     from fleet.data.vocabulary import Vocabulary
 
 _HOME = {
     "ArrayLoader": "fleet.data.arrays",
+    "CentreView": "fleet.data.views",
     "DistributedBatchSampler": "fleet.data.batch_sampler",
     "FileLoader": "fleet.data.file_loader",
     "GlobalBatches": "fleet.data.sampler",
+    "ImageLoader": "fleet.data.image_loader",
+    "Images": "fleet.data.images",
     "Libffm": "fleet.data.libffm",
     "MultiSlot": "fleet.data.multislot",
     "MultiSlotDataGenerator": "fleet.data.generators",
     "MultiSlotStringDataGenerator": "fleet.data.generators",
     "Parquet": "fleet.data.parquet",
     "Part": "fleet.data.sampler",
+    "RandomView": "fleet.data.views",
     "ShardedLoader": "fleet.data.loader",
     "SkipGram": "fleet.data.skip_gram",
     "Slot": "fleet.data.slots",
@@ -44,8 +51,9 @@ _HOME = {
 }
 
 __all__ = [
-    "ArrayLoader", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "Libffm", "MultiSlot", "MultiSlotDataGenerator",
-    "MultiSlotStringDataGenerator", "Parquet", "Part", "ShardedLoader", "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary",
+    "ArrayLoader", "CentreView", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "ImageLoader", "Images", "Libffm",
+    "MultiSlot", "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "Parquet", "Part", "RandomView", "ShardedLoader",
+    "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary",
 ]  # fmt: skip
 
 

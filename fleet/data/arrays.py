@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet.data.sampler import GlobalBatches, Indices, State
+from fleet.data.sampler import GlobalBatches, Indices, Part, State
 from fleet.errors import ConfigError
 
 Array = npt.NDArray[Any]
@@ -73,6 +73,10 @@ class ArrayLoader:
             rows = [array[low:high].copy() for array in self._arrays]
         values = rows if self.to == "numpy" else tensors(rows)
         return tuple(values) if self._names is None else dict(zip(self._names, values, strict=True))
+
+    def read(self, epoch: int, parts: Iterable[Part]) -> Iterator[Any]:
+        """Yield a batch for each part."""
+        return (self.batch(part.indices) for part in parts)
 
     def state(self) -> State:
         """Return where the epoch stands; a batch in hand counts as consumed."""

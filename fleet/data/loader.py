@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fleet.data.arrays import ArrayLoader
 from fleet.data.file_loader import FileLoader
+from fleet.data.image_loader import ImageLoader
 from fleet.data.sampler import GlobalBatches, State
 from fleet.errors import ConfigError
 
@@ -23,9 +24,9 @@ class ShardedLoader:
     Under ``no_grad`` an empty part is left out, so that an evaluation counts every sample once.
 
     Args:
-        source: an ArrayLoader, a FileLoader, or a ``paddle.io.DataLoader`` over a map-style data set that samples by
-            ``batch_size``, ``shuffle`` and ``drop_last``. Its other settings (workers, collate_fn, ...) are kept; it is not
-            changed.
+        source: an ArrayLoader, an ImageLoader, a FileLoader, or a ``paddle.io.DataLoader`` over a map-style data set that
+            samples by ``batch_size``, ``shuffle`` and ``drop_last``. Its other settings (workers, collate_fn, ...) are kept; it
+            is not changed.
         rank, world_size: this trainer, and how many share each batch.
         seed: of a DataLoader's shuffles; ours bring their own, so that it draws the same order as alone.
         batch: ``"global"``: the source's batch is the global batch; ``"per_trainer"``: every trainer gets a batch of that
@@ -53,7 +54,7 @@ class ShardedLoader:
         if batch not in ("global", "per_trainer"):
             what = f'batch must be "global" or "per_trainer", got {batch!r}'
             raise ConfigError(what, at="$.strategy.batch", fix="use one of the two")
-        own = isinstance(source, (ArrayLoader, FileLoader))
+        own = isinstance(source, (ArrayLoader, ImageLoader, FileLoader))
         num_samples, batch_size, shuffle, drop_last = _sampling_of_ours(source) if own else _sampling_of_paddle(source)
         stretches = world_size if batch == "per_trainer" else 1  # in which the lines of files are shared out
         self._batches = GlobalBatches(
@@ -162,14 +163,14 @@ class _Indices:
 
 
 class _ArrayBatches:
-    """The batches of an ArrayLoader at this trainer's parts."""
+    """The batches of an ArrayLoader or an ImageLoader at this trainer's parts."""
 
-    def __init__(self, source: ArrayLoader, indices: _Indices) -> None:
+    def __init__(self, source: ArrayLoader | ImageLoader, indices: _Indices) -> None:
         self.source, self.indices = source, indices
 
     def __iter__(self) -> Iterator[Any]:
-        for part in self.indices.batches.parts(self.indices.epoch, self.indices.position):
-            yield self.source.batch(part.indices)
+        epoch = self.indices.epoch
+        yield from self.source.read(epoch, self.indices.batches.parts(epoch, self.indices.position))
 
 
 class _FileBatches:
@@ -224,7 +225,7 @@ class _PaddleBatches:
                 self.loader._iterator = None
 
 
-def _sampling_of_ours(source: ArrayLoader | FileLoader) -> tuple[int, int, bool, bool]:
+def _sampling_of_ours(source: ArrayLoader | ImageLoader | FileLoader) -> tuple[int, int, bool, bool]:
     if isinstance(source, FileLoader):
         return source.num_lines, source.batch_size, False, source.drop_last  # it shuffles by itself
     return source.num_samples, source.batch_size, source.shuffle, source.drop_last
