@@ -228,7 +228,7 @@ class Checkpointer:
         self.step, self.epoch = place["step"], place["epoch"]
         print(f"rejoined at step {self.step}", flush=True)
         every, loader = self._every_steps, self._loader
-        if every is not None and self.step % every == 0 and place["saved"] != self.step and loader.batches_done < len(loader):
+        if every is not None and self.step % every == 0 and place["saved"] != self.step and not loader.at_end:
             self.save()  # the others wait there
 
     def _plan(self, path: str) -> None:
@@ -244,7 +244,7 @@ class Checkpointer:
                 self.save()
 
     def _after_batch(self) -> None:
-        if self._due and self._loader.batches_done < len(self._loader):  # the end of the epoch saves anyway
+        if self._due and not self._loader.at_end:  # the end of the epoch saves anyway
             self.save()
         elif self._track is not None:
             self._track.note(self.step, self.epoch)

@@ -103,7 +103,7 @@ class Board:
         """Return the batches up to the end of the last epoch, or of this one if nobody says how many there are."""
         epoch, batch, batches = self._runtime.position
         epochs_left = max(0, self._runtime.num_epochs - epoch - 1)
-        return epochs_left * batches + batches - batch
+        return max(0, epochs_left * batches + batches - batch)
 
 
 def _print(text: str) -> None:

@@ -170,7 +170,7 @@ class Job:
         """Tell the strategies where this trainer stands."""
         trainer, loader = self.in_force.trainer, self.loader
         trainer.step = self.runtime.steps
-        trainer.ends_epoch = loader is not None and loader.batches_done >= len(loader)
+        trainer.ends_epoch = loader is not None and loader.at_end
 
     def hand_out(self, loader: Any, num_samples: int, num_global: int) -> None:
         """Note the batch that the loop gets now."""
@@ -192,7 +192,7 @@ class Job:
         if runtime.share is not None:
             runtime.samples_trained += runtime.share.num_global
         if self.loader is not None:
-            runtime.position = (self.loader.epoch, self.loader.batches_done, len(self.loader))
+            runtime.position = (self.loader.epoch, self.loader.batches_done, self.loader.num_batches)
         self.tell_trainer()
 
 
@@ -333,7 +333,8 @@ def distributed_loader(
     """Return a loader that gives each trainer its part of every global batch.
 
     Args:
-        loader: a paddle.io.DataLoader over a map-style set, or a loader of fleet.data.
+        loader: a paddle.io.DataLoader (over a map-style set, with samplers of your own too, or over a stream that uses
+            fleet.data.shard), or a loader of fleet.data.
         ids: key or index of a batch -> embedding, or a function from a batch to {embedding: ids}: announces ids early. Several
             keys may name one embedding (the function then returns [(embedding, ids), ...]). Ragged ids are a pair of values
             and lengths: a field that holds one, or a pair of keys.
@@ -361,6 +362,7 @@ def distributed_loader(
         batch=chosen.batch,
         on_batch=lambda num_samples, num_global: this.hand_out(made[0], num_samples, num_global),
         announce=announce,
+        meet=this.runtime.meet,
     )
     made.append(sharded)
     return sharded

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fleet.data.skip_gram import SkipGram
     from fleet.data.slot_value import SlotValue
     from fleet.data.slots import Slot
+    from fleet.data.stream import shard
     from fleet.data.views import CentreView, RandomView
     from fleet.data.vocabulary import Vocabulary
 
@@ -48,12 +49,13 @@ _HOME = {
     "SlotValue": "fleet.data.slot_value",
     "TextFormat": "fleet.data.format",
     "Vocabulary": "fleet.data.vocabulary",
+    "shard": "fleet.data.stream",
 }
 
 __all__ = [
     "ArrayLoader", "CentreView", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "ImageLoader", "Images", "Libffm",
     "MultiSlot", "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "Parquet", "Part", "RandomView", "ShardedLoader",
-    "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary",
+    "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary", "shard",
 ]  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.data.sampler import GlobalBatches, Indices, Part, State
+from fleet.data.sampler import GlobalBatches, Part, State
+from fleet.data.shuffle import Indices
 from fleet.errors import ConfigError
 
 Array = npt.NDArray[Any]
