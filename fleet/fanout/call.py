@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-import traceback
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from fleet.fanout import chain, current
-from fleet.fanout.parcel import Packed
+from fleet.fanout.parcel import Packed, unpack
 
 # How an attempt ends. RETURNED: it never began, because its worker was lost under another member; nobody is charged.
 OK, DROPPED, ERROR, LOST, TIMEOUT, RETURNED, CANCELLED = "ok", "dropped", "error", "lost", "timeout", "returned", "cancelled"
@@ -47,10 +46,14 @@ class Outcome:
         self.error, self.traceback, self.log, self.worker = error, trace, log, worker
 
 
+def member_name(path: tuple[int, ...], attempt: int) -> str:
+    """Return ``3.1`` for a member's files, ``3.1.attempt2`` for its second attempt."""
+    name = ".".join(map(str, path))
+    return name if attempt == 1 else f"{name}.attempt{attempt}"
+
+
 def unpacked(item: Any) -> Any:
     """Return an item as an object."""
-    from fleet.fanout.parcel import unpack
-
     return unpack(item) if type(item) is Packed else item
 
 
@@ -71,6 +74,8 @@ def attempt(level: chain.Level, call: Call, cpus: float, worker: str) -> Outcome
 
 def trace_of(error: BaseException, at: TracebackType | None) -> str:
     """Return the traceback as text, without the frames of fleet that carried the call."""
+    import traceback  # 6 ms that a worker's start does not have to pay
+
     while at is not None and "/fleet/fanout/" in at.tb_frame.f_code.co_filename.replace("\\", "/"):
         at = at.tb_next
     return "".join(traceback.format_exception(type(error), error, at or error.__traceback__))

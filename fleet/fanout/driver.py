@@ -18,7 +18,6 @@ from fleet.fanout.limits import Tokens
 from fleet.fanout.options import Options
 from fleet.fanout.progress import Progress
 from fleet.fanout.results import Result
-from fleet.fanout.seeds import seed_of
 
 LONGEST_WAIT_S = 3600.0
 
@@ -124,8 +123,8 @@ class Driver:
             ticket = next(self._tickets)
             self._running[ticket] = flow, task
             flow.running += 1
-            attempt, seed = task.attempts + task.losses + 1, seed_of(options.seed, task.path)
-            self.backend.start(Call(ticket, flow.first_level + task.level, task.path, task.item, attempt, seed, options.timeout))
+            attempt, level = task.attempts + task.losses + 1, flow.first_level + task.level
+            self.backend.start(Call(ticket, level, task.path, task.item, attempt, task.seed, options.timeout))
 
     def _patience(self, timeout_s: float | None) -> float | None:
         """Return how long nothing can happen unless a member ends."""

@@ -29,14 +29,13 @@ BACKOFF_MOST_S = 30.0
 
 
 class Task:
-    """A member at one level: from the moment it is known until it is finished. ``failures``: attempts that count."""
+    """A member at one level: from the moment it is known until it is finished. ``attempts`` do not count the lost ones."""
 
-    __slots__ = ("attempts", "item", "key", "level", "losses", "path", "queued_at")
+    __slots__ = ("attempts", "item", "key", "level", "losses", "path", "seed")
 
-    def __init__(self, level: int, path: tuple[int, ...], item: Any, key: str) -> None:
-        self.level, self.path, self.item, self.key = level, path, item, key
+    def __init__(self, level: int, path: tuple[int, ...], item: Any, seed: int | None, key: str) -> None:
+        self.level, self.path, self.item, self.seed, self.key = level, path, item, seed, key
         self.attempts = self.losses = 0
-        self.queued_at = time.monotonic()
 
 
 class Flow:
@@ -111,7 +110,7 @@ class Flow:
         path = (taken[0][0],)
         item = [element for _, element in taken] if self.levels[0].batch else taken[0][1]
         seed = seed_of(self.options.seed, path)
-        return Task(0, path, item, self.recall.key(0, item, seed, path))
+        return Task(0, path, item, seed, self.recall.key(0, item, seed, path))
 
     def _recalled(self, task: Task) -> bool:
         """Finish a task from the journal, if it is there."""
@@ -188,19 +187,20 @@ class Flow:
         level, batch = task.level + 1, self.levels[task.level + 1].batch
         for start in range(0, len(items), batch or 1):
             path = (*task.path, start)
+            seed = seed_of(self.options.seed, path)
             item = [unpacked(i) for i in items[start : start + batch]] if batch else items[start]
             key = ""
             if task.key:  # an inner member is what its outer one made: nothing of it needs hashing
                 text = blake2b(f"{task.key}/{start}".encode(), digest_size=16).hexdigest()
-                key = self.recall.key_of(level, text, seed_of(self.options.seed, path))
-            self._ready[level].append(Task(level, path, item, key))
+                key = self.recall.key_of(level, text, seed)
+            self._ready[level].append(Task(level, path, item, seed, key))
 
     def _result(self, task: Task, outcome: Outcome, cached: bool, path: tuple[int, ...], item: Any, value: Any) -> Result:
         state = calls.OK if outcome.state == calls.DROPPED else outcome.state
         made = Result(path, item if type(item) is not Packed else unpacked(item), state, value, outcome.seconds, task.attempts)
         made.error, made.traceback, made.log = outcome.error, outcome.traceback, outcome.log
         made.worker, made.cached, made.directory = outcome.worker, cached, self.directory
-        made.seed = seed_of(self.options.seed, task.path)
+        made.seed = task.seed
         return made
 
     def commit(self) -> None:

@@ -16,12 +16,12 @@ from fleet.errors import ConfigError
 from fleet.fanout import call as calls
 from fleet.fanout import failure, stable_hash
 from fleet.fanout.blame import not_picklable
-from fleet.fanout.call import Outcome
+from fleet.fanout.call import Outcome, member_name
 from fleet.fanout.chain import Level, name_of
 from fleet.fanout.journal import Entry, Journal
 from fleet.fanout.options import Options
 from fleet.fanout.parcel import Packed, pack, unpack, write_file
-from fleet.fanout.run_directory import RunDirectory, member_name
+from fleet.fanout.run_directory import RunDirectory
 
 
 class Recall:

@@ -83,9 +83,3 @@ class RunDirectory:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-
-def member_name(path: tuple[int, ...], attempt: int) -> str:
-    """Return ``3.1`` for a member's files, ``3.1.attempt2`` for its second attempt."""
-    name = ".".join(map(str, path))
-    return name if attempt == 1 else f"{name}.attempt{attempt}"

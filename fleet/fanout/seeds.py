@@ -6,7 +6,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,8 @@ def seed_of(run_seed: int | None, path: tuple[int, ...]) -> int | None:
     """Return a member's 63-bit seed, None if the run is not seeded."""
     if run_seed is None:
         return None
+    from hashlib import blake2b  # 2 ms that a worker's start does not have to pay
+
     text = f"{run_seed}/{'.'.join(map(str, path))}".encode()
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,12 +43,19 @@ class Inbox:
         yield from found
 
 
-def receive(connection: socket.socket, inbox: Inbox) -> list[Any] | None:
+def receive(descriptor: int, inbox: Inbox) -> list[Any] | None:
     """Block until at least one message is there; None at the end of the connection."""
     while True:
-        data = connection.recv(READ_BYTES)
+        data = os.read(descriptor, READ_BYTES)
         if not data:
             return None
         inbox.add(data)
         if found := list(inbox.messages()):
             return found
+
+
+def send(descriptor: int, message: Any) -> None:
+    """Block until a message is sent."""
+    left = memoryview(frame(message))
+    while left:
+        left = left[os.write(descriptor, left) :]

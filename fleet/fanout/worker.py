@@ -9,19 +9,16 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
-import socket
 import sys
 import time
 from typing import Any
 
 from fleet.fanout import call as calls
 from fleet.fanout import chain, seeds
-from fleet.fanout.blame import not_picklable
+from fleet.fanout.call import member_name
 from fleet.fanout.current import as_member
-from fleet.fanout.failure import member_text
 from fleet.fanout.parcel import Packed, Place, pack, unpack, write_file
-from fleet.fanout.run_directory import member_name
-from fleet.fanout.wire import Inbox, frame, receive
+from fleet.fanout.wire import Inbox, receive, send
 
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
 
@@ -32,14 +29,13 @@ def main(descriptor: int, driver: int) -> None:
     libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != driver:  # it died before prctl: the signal will never come
         os._exit(128 + SIGKILL)
-    connection, inbox = socket.socket(fileno=descriptor), Inbox()
-    connection.setblocking(True)
     os.set_inheritable(descriptor, False)
+    inbox = Inbox()
     worker: Worker | None = None
-    while (messages := receive(connection, inbox)) is not None:
+    while (messages := receive(descriptor, inbox)) is not None:
         for message in messages:
             if worker is None:
-                worker = Worker(connection, libc, **message)
+                worker = Worker(descriptor, libc, **message)
             elif message[0] == "program":
                 worker.programs[message[1]] = Packed(message[2], tuple(Place(*place) for place in message[3]))
             else:
@@ -50,7 +46,7 @@ def main(descriptor: int, driver: int) -> None:
 class Worker:
     """What a worker knows: its programs (a level each, unpickled at first use), its log, where large results go."""
 
-    def __init__(self, connection: socket.socket, libc: Any, *, path: list[str], run_dir: str, name: str, cpus: float) -> None:
+    def __init__(self, connection: int, libc: Any, *, path: list[str], run_dir: str, name: str, cpus: float) -> None:
         sys.path[:] = path
         self.connection, self.libc, self.name, self.cpus = connection, libc, name, cpus
         self.programs: dict[int, Packed | chain.Level] = {}
@@ -83,7 +79,7 @@ class Worker:
                 continue
         self.libc.fflush(None)
         log = self.log.end(path, attempt)
-        self.connection.sendall(frame((ticket, state, packed.body, packed.places, seconds, log, failure)))
+        send(self.connection, (ticket, state, packed.body, packed.places, seconds, log, failure))
 
     def _program(self, number: int) -> chain.Level:
         level = self.programs[number]
@@ -103,6 +99,9 @@ class Worker:
         except OSError:  # the disk is full
             raise
         except Exception as error:
+            from fleet.fanout.blame import not_picklable
+            from fleet.fanout.failure import member_text
+
             raise not_picklable(value, error, what="its result", at=member_text(path)) from error
 
 

@@ -19,11 +19,10 @@ from fleet.fanout import call as calls
 from fleet.fanout import failure, keeper, machine, options
 from fleet.fanout.backends.protocol import BATCHES, CPUS, LOGS, MEMORY, PROCESSES, SEEDS, SENDS, TIMEOUT, Opening
 from fleet.fanout.blame import not_picklable
-from fleet.fanout.call import Call, Outcome
+from fleet.fanout.call import Call, Outcome, member_name
 from fleet.fanout.chain import name_of
 from fleet.fanout.parcel import Packed, Place, pack, unpack
 from fleet.fanout.process import Process, environment
-from fleet.fanout.run_directory import member_name
 from fleet.fanout.shared import SharedBuffers
 
 SHORT_S, MOST_AHEAD = 0.002, 16  # R17 of the design's notes: a member of 0.6 s once blocked its neighbour
