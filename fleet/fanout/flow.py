@@ -26,6 +26,7 @@ from fleet.fanout.run_directory import RunDirectory
 from fleet.fanout.seeds import seed_of
 
 BACKOFF_MOST_S = 30.0
+CACHED_AT_ONCE = 64  # members that the journal has, before they are shown and workers are looked after
 
 
 class Task:
@@ -78,21 +79,19 @@ class Flow:
         return self._delayed[0][0] if self._delayed else None
 
     def next(self) -> Task | None:
-        """Return a member to run now: inner ones first, so that few are open at once; None if there is none at this moment."""
+        """Return a member to run now, None if there is none at this moment. Those that the journal has are finished on the way."""
+        while len(self._fresh) < CACHED_AT_ONCE:
+            task = self._waiting() or self._pull()
+            if task is None or not self._recalled(task):
+                return task
+        return None
+
+    def _waiting(self) -> Task | None:
+        """Return a member that is known already: inner ones first, so that few outer ones are open at once."""
         while self._delayed and self._delayed[0][0] <= time.monotonic():
             task = heapq.heappop(self._delayed)[2]
             self._ready[task.level].append(task)
-        for queue in reversed(self._ready):
-            while queue:
-                task = queue.popleft()
-                if not self._recalled(task):
-                    return task
-        while (pulled := self._pull()) is not None:
-            if not self._recalled(pulled):
-                return pulled
-            if len(self._fresh) >= 64 or any(self._ready):  # what the journal had is shown before more is looked at
-                return None
-        return None
+        return next((queue.popleft() for queue in reversed(self._ready) if queue), None)
 
     def _pull(self) -> Task | None:
         """Take the next item (with ``batch``: the next few) from the user's iterator."""

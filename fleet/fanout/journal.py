@@ -45,7 +45,7 @@ class Journal:
         self.path = path
         self._records: list[bytes] = []
         self._known: dict[str, Entry] = {}
-        self._latest: dict[tuple[str, int], str] = {}  # (path, level) -> key: says why a member runs again
+        self._keys: dict[tuple[str, int], list[str]] = {}  # of a (path, level): they say why a member runs again
         fresh = not os.path.exists(path) or os.path.getsize(path) == 0
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._end = self._write_at(0, HEAD) if fresh else self._read()
@@ -54,9 +54,9 @@ class Journal:
         """Return the finished record of a key."""
         return self._known.get(key)
 
-    def latest_key(self, path: str, level: int) -> str:
-        """Return the key under which a member finished last, "" if it never did."""
-        return self._latest.get((path, level), "")
+    def keys(self, path: str, level: int) -> list[str]:
+        """Return the keys under which a member of this place has ended, well or not, oldest first."""
+        return self._keys.get((path, level), [])
 
     def __len__(self) -> int:
         return len(self._known)
@@ -131,7 +131,7 @@ class Journal:
         for entry, after in _records(data, end):
             if entry.state in ("ok", "dropped"):
                 self._known[entry.key] = entry
-            self._latest[entry.path, entry.level] = entry.key
+            self._keys.setdefault((entry.path, entry.level), []).append(entry.key)
             end = after
         if end < len(data):
             if _looks_whole(data, end):

@@ -81,19 +81,20 @@ class Recall:
         if self.journal is None or self.cache == "off":
             return
         text = ".".join(map(str, path))
-        old = self.journal.latest_key(text, level)
-        if not old:
-            return
-        (old_program, old_item, old_seed), (program, item, seed) = old.split("-"), key.split("-")
-        if old_program != program:
-            why = _program_difference(self._before.get(old_program, {}), dict(self._programs)[program])
-        elif old_item != item:
-            why = "its item changed" if level == 0 else "its outer member changed"
-        elif old_seed != seed:
-            why = "its seed changed"
-        else:
-            why = "it had failed"
-        self._say(f"{why} (first: member {text})")
+        said = [self._why(old.split("-"), key.split("-"), level) for old in reversed(self.journal.keys(text, level))]
+        if said:
+            self._say(f"{min(said)[1]} (first: member {text})")
+
+    def _why(self, old: list[str], new: list[str], level: int) -> tuple[int, str]:
+        """Return how much differs between two keys, and the first difference."""
+        far = 5 * (old[1] != new[1]) + (old[2] != new[2])
+        if old[0] != new[0]:
+            before, now = self._before.get(old[0], {}), dict(self._programs)[new[0]]
+            parts = sum(before.get(label, {}).get(name) != part for label, parts in now.items() for name, part in parts.items())
+            return far + 10 * max(1, parts), _program_difference(before, now)
+        if old[1] != new[1]:
+            return far, "its item changed" if level == 0 else "its outer member changed"
+        return far, "its seed changed" if far else "it had failed"
 
     def _say(self, why: str) -> None:
         reason = why.partition(" (first")[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import OrderedDict
 from typing import Any
 
@@ -17,13 +16,14 @@ class SharedBuffers:
     """Files of buffers, by the identity of their owner. A list's arrays must not change while the list is spread.
 
     Args:
+        name: of the directory in shared memory; it is made when it is needed.
         fallback: where files go if there is no room in shared memory.
         reuse: False for items of a generator, which may fill the same array anew each time.
     """
 
-    def __init__(self, fallback: str, reuse: bool) -> None:
+    def __init__(self, name: str, fallback: str, reuse: bool) -> None:
         self.fallback, self.reuse = fallback, reuse
-        self.directory = tempfile.mkdtemp(prefix="fleet-", dir=SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else fallback)
+        self.directory = os.path.join(SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else fallback, name)
         self._count = 0
         self._places: OrderedDict[tuple[int, int], tuple[Place, Any]] = OrderedDict()  # with the owner, whose id thus stays its own
         self._users: dict[str, int] = {}
@@ -53,6 +53,7 @@ class SharedBuffers:
 
     def _write(self, buffer: memoryview) -> Place:
         try:
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
             return write_file(os.path.join(self.directory, str(self._count)), [buffer])[0]
         except OSError:  # shared memory is full: the run directory is slower, and larger
             return write_file(os.path.join(self.fallback, f"shared-{self._count}"), [buffer])[0]
@@ -77,5 +78,5 @@ class SharedBuffers:
             if os.path.exists(place.path):
                 os.unlink(place.path)
         self._places.clear()
-        if os.path.isdir(self.directory):
+        if self._count and os.path.isdir(self.directory):
             os.rmdir(self.directory)

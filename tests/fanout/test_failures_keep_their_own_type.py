@@ -74,7 +74,8 @@ def test_retries_are_counted_delayed_and_filtered(backend: str, tmp_path: Path) 
         assert member is not None
         return member.attempt
 
-    results = fleet.spread(range(3), backend=backend, retries=2, retry_on=OSError, backoff_s=0.01).map(flaky).gather(errors="collect")
+    spread = fleet.spread(range(3), backend=backend, retries=2, retry_on=OSError, backoff_s=0.01).map(flaky)
+    results = spread.gather(errors="collect")
     assert [r.attempts for r in results] == [1, 3, 1] and results[1].value == 3
     assert isinstance(results[2].error, KeyError)
 
@@ -129,11 +130,12 @@ def test_what_cannot_be_pickled_is_named_with_its_variable() -> None:
     import threading
 
     lock = threading.Lock()
-    with pytest.raises(NotPicklable, match=r"the function uses_lock cannot be sent.*closure variable 'lock' of uses_lock.*_thread.lock"):
 
-        def uses_lock(x: int) -> Any:
-            return lock
+    def uses_lock(x: int) -> Any:
+        return lock
 
+    said = r"the function uses_lock cannot be sent.*closure variable 'lock' of uses_lock.*_thread.lock"
+    with pytest.raises(NotPicklable, match=said):
         fleet.spread([1]).map(uses_lock).gather()
     with pytest.raises(NotPicklable, match=r"its result cannot be sent.*\['deep'\]\[1\] holds a _thread.lock"):
         fleet.spread([1]).map(lambda x: {"deep": [1, __import__("threading").Lock()]}).gather()

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from fleet.errors import ConfigError
 from fleet.fanout import call as calls
 from fleet.fanout import failure, keeper, machine, options
 from fleet.fanout.backends.protocol import BATCHES, CPUS, LOGS, MEMORY, PROCESSES, SEEDS, SENDS, TIMEOUT, Opening
@@ -42,6 +43,7 @@ class Local:
         self._ready: list[Outcome] = []
         self._recent_s = SHORT_S  # running mean of how long members take
         self._started = 0
+        self._shared = SharedBuffers("", "", True)  # until open
         self._keeper: subprocess.Popen[bytes] | None = None
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
@@ -52,11 +54,15 @@ class Local:
         self._opening = opening
         most = options.admitted(options.Options(cpus=opening.cpus, gpus=opening.gpus))
         number = opening.workers or max(1, int(machine.usable_cpus() / opening.cpus))
-        if most is not None:
-            number = min(number, most) if opening.workers is None else number
+        if most is not None and opening.workers is None:
+            number = min(number, most)
+        elif most is not None and number > most:
+            need, there = number * opening.gpus, most * opening.gpus
+            what = f"{number} workers with {opening.gpus} GPUs each need {need}, this machine gives {there}"
+            raise ConfigError(what, at="fleet.spread()", fix=f"workers={most}, or leave workers= out")
         self._gpus = _shares(opening.gpus, number) if opening.gpus else None
         self._run = f"{os.getpid()}-{os.urandom(6).hex()}"
-        self._shared = SharedBuffers(os.path.join(opening.run_dir, "results"), opening.reuse)
+        self._shared = SharedBuffers(f"fleet-{self._run}", os.path.join(opening.run_dir, "results"), opening.reuse)
         self._programs = [self._program(level) for level in opening.levels]
         self._oom_kills = _oom_kills()
         self._workers = [None] * number
@@ -279,7 +285,8 @@ class Local:
         if self._keeper is not None:
             assert self._keeper.stdin is not None
             self._keeper.stdin.close()
-            self._shared.close()
+        self._shared.close()
+        if self._keeper is not None:
             self._keeper.wait()
             self._keeper = None
         self._selector.close()
