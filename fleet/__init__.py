@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         world_size,
     )
     from fleet.strategy import DistributedStrategy
-    from fleet.training import distributed_loader, distributed_model, distributed_optimizer, no_sync
+    from fleet.training import distributed_loader, distributed_model, distributed_optimizer, ema_weights, no_sync
     from fleet.weights import load, save
 
 __version__ = "0.1.0"
@@ -51,6 +51,7 @@ _HOME = {
     "distributed_loader": "training",
     "distributed_model": "training",
     "distributed_optimizer": "training",
+    "ema_weights": "training",
     "export": "parameter_server.export",
     "gather": "fanout.spread",
     "grid": "fanout.grid",
@@ -83,6 +84,7 @@ __all__ = [
     "distributed_loader",
     "distributed_model",
     "distributed_optimizer",
+    "ema_weights",
     "errors",
     "export",
     "gather",

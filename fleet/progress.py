@@ -174,13 +174,13 @@ def banner(job: Any) -> None:
     batch = job.loader.global_batch_size if job.loader is not None else "the script's own"
     lines.append(f"  batch {batch} ({strategy.batch})  {type(inner).__name__} lr {inner.get_lr():g}  seed {strategy.seed}")
     if job.reducer is not None:
-        lines.append(f"  dense gradients: {job.reducer.bytes_per_step / 1e6:.1f} MB a step meet {job.reducer.way}")
+        lines.append(f"  dense gradients: {job.reducer.bytes_per_step / 1e6:.1f} MB a step meet {job.reducer.way}".rstrip())
     if job.dense is not None:
         lines.append(f"  dense parameters: {job.dense.bytes / 1e6:.1f} MB on the servers, moved there by {type(inner).__name__}")
     if block is not None:
         lines += _about_tables(job, block)
     else:
-        lines.append(f"  strategy: {', '.join(n for n, b in strategy.effective().items() if isinstance(b, dict)) or 'plain'}")
+        lines.append(f"  strategy: {', '.join(map(str, job.in_force.strategies)) or 'plain'}")
     print("\n".join(lines), flush=True)
 
 

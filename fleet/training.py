@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from fleet import config, env, paddle_wheel, progress
@@ -376,6 +376,21 @@ def no_sync() -> AbstractContextManager[None]:
     reducer = _current("fleet.no_sync()").reducer
     found: AbstractContextManager[None] = reducer.no_sync() if reducer is not None else nullcontext()
     return found
+
+
+@contextmanager
+def ema_weights() -> Iterator[None]:
+    """Put the averages that ``ema`` follows in the parameters' place inside the block: to evaluate, or to save.
+
+    Raises:
+        ConfigError: the strategy has no ``ema``.
+    """
+    in_force = _current("fleet.ema_weights()").in_force
+    if in_force is None:
+        fix = "call fleet.distributed_optimizer() before"
+        raise ConfigError("nobody follows the parameters yet", at="fleet.ema_weights()", fix=fix)
+    with in_force.averages():
+        yield
 
 
 def _named_parameters(model: Any, inner: Any) -> list[tuple[str, Any]]:

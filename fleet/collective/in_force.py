@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from fleet import strategy as declared
 from fleet.collective import strategies
 from fleet.collective.strategies.codec import Codec
+from fleet.collective.strategies.ema import Ema
 from fleet.collective.strategies.hooks import State, Strategy, Trainer, wrong_hook
 from fleet.collective.wire import JobWire
 from fleet.errors import ConfigError, FleetError
@@ -102,6 +104,13 @@ class InForce:
             _call(strategy, hook, self.trainer)
             if hook == "on_gradients":
                 _check_shapes(strategy, self.trainer)
+
+    def averages(self) -> AbstractContextManager[None]:
+        """Return the block in which the averages of ``ema`` take the parameters' place."""
+        for strategy in self.strategies:
+            if isinstance(strategy, Ema):
+                return strategy.applied(self.trainer)
+        raise ConfigError("the strategy has no ema", at="fleet.ema_weights()", fix="set ema=True in the strategy")
 
     def _with(self, hook: str) -> list[Strategy]:
         return [s for s in self.strategies if getattr(type(s), hook) is not getattr(Strategy, hook)]

@@ -6,6 +6,7 @@ Independent of fleet and of Paddle: a small net with its own backward pass, opti
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ class Optimizer:
         self.first[name] = MOMENTUM * self.first.get(name, 0) + g
         p[name] = p[name] - rate * self.first[name]
 
+    def sgd(self, name: str, p: Arrays, g: Any, rate: float) -> None:
+        p[name] = p[name] - rate * g
+
     def lars(self, name: str, p: Arrays, g: Any, rate: float) -> None:
         decay, coeff = self.settings.get("lars_weight_decay", 0.0005), self.settings.get("lars_coeff", 0.001)
         size, slope = np.linalg.norm(p[name]), np.linalg.norm(g)
@@ -123,9 +127,89 @@ def bf16_allreduce(found: list[Any]) -> Any:
     return sum(rounded(np.ascontiguousarray(x)) for x in found)
 
 
-CODECS = {"fp16_allreduce": fp16_allreduce, "bf16_allreduce": bf16_allreduce}
+class Int8:
+    """Blocks, scales, stochastic rounding by the documented generator."""
+
+    def __init__(self, _: dict[str, Any]) -> None:
+        self.sent: dict[str, int] = {}
+
+    def __call__(self, name: str, found: list[Any]) -> Any:
+        count = self.sent[name] = self.sent.get(name, 0) + 1
+        total = 0
+        for rank, x in enumerate(found):
+            flat = np.zeros(-(-x.size // 1024) * 1024, np.float32)
+            flat[: x.size] = x.reshape(-1)
+            key = [zlib.crc32(name.encode()), (count << 16) + rank]
+            draw = np.random.Generator(np.random.Philox(key=key)).random((flat.size // 1024, 1024), np.float32)
+            for block, chance in zip(flat.reshape(-1, 1024), draw, strict=True):
+                scale = np.abs(block).max() / np.float32(127)
+                if scale > 0:
+                    low = np.floor(block / scale)
+                    block[:] = (low + (chance < block / scale - low)) * scale
+            total = total + flat[: x.size].reshape(x.shape)
+        return total
+
+
+class PowerSgd:
+    """Algorithm 1 of the paper with warm start, and error feedback on each trainer."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.rank = settings.get("rank", 1)
+        self.q: Arrays = {}
+        self.left: dict[Any, Any] = {}
+
+    def __call__(self, name: str, found: list[Any]) -> Any:
+        shape = found[0].shape
+        if len(shape) < 2 or self.rank * sum(shape) >= shape[0] * shape[1]:
+            return sum(found)
+        if name not in self.q:
+            draw = np.random.default_rng(zlib.crc32(name.encode()))
+            self.q[name] = draw.standard_normal((shape[1], self.rank), np.float32)
+        found = [x + self.left.get((name, r), 0) for r, x in enumerate(found)]
+        base = np.linalg.qr(sum(x @ self.q[name] for x in found))[0]
+        each = [x.T @ base for x in found]
+        for r, x in enumerate(found):
+            self.left[name, r] = x - base @ each[r].T
+        self.q[name] = sum(each)
+        return base @ self.q[name].T
+
+
+class Dgc:
+    """Algorithm 1 of the paper: momentum correction, factor masking, ramp-up."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.u: dict[Any, Any] = {}
+        self.v: dict[Any, Any] = {}
+        self.steps: dict[str, int] = {}
+
+    def __call__(self, name: str, found: list[Any]) -> Any:
+        begin, sparsity = self.settings.get("rampup_begin_step", 0), self.settings["sparsity"]
+        step = self.steps[name] = self.steps.get(name, 0) + 1
+        total = 0
+        for r, g in enumerate(found):
+            at = self.settings.get("local_clip")
+            if at is not None:
+                g = g * min(1.0, at / len(found) ** 0.5 / np.linalg.norm(g))
+            u = self.u[name, r] = MOMENTUM * self.u.get((name, r), 0) + g
+            if step <= begin or g.size < self.settings.get("min_size", 16384):
+                total = total + u
+                continue
+            v = self.v.get((name, r), 0) + u
+            entry = min((step - begin - 1) * len(sparsity) // self.settings.get("rampup_step", 1), len(sparsity) - 1)
+            largest = np.sort(np.abs(v), axis=None)[-max(1, round(g.size * (1 - sparsity[entry])))]
+            mask = np.abs(v) >= largest
+            total = total + np.where(mask, v, 0)
+            self.u[name, r], self.v[name, r] = np.where(mask, 0, u), np.where(mask, 0, v)
+        return total
+
+
+STATELESS = {"fp16_allreduce": fp16_allreduce, "bf16_allreduce": bf16_allreduce}
+CODECS = {**STATELESS, "int8": Int8, "powersgd": PowerSgd, "dgc": Dgc}
 APPLIED = ("lars", "lamb")
-HERE = {"gradient_merge", "clip", "localsgd", "buckets", *CODECS, *APPLIED}
+LOCAL = ("localsgd", "post_localsgd")
+NOTHING = {"buckets", "find_unused_parameters", "deterministic", "verify"}  # they change no value
+HERE = {"gradient_merge", "clip", "ema", "lr_scaling", *LOCAL, *CODECS, *APPLIED, *NOTHING}
 
 
 class Job:
@@ -139,11 +223,24 @@ class Job:
         self.optimizers = [Optimizer(kind, strategy.get(kind, {})) for _ in range(world_size)]
         self.kept: list[Arrays] = []  # of a group of micro-steps
         self.in_group, self.steps, self.apart = 0, 0, 0
-        self.codec = CODECS.get(next((name for name in CODECS if name in strategy), ""))
+        codec = next((name for name in CODECS if name in strategy), "")
+        self.codec = lambda _, column: sum(column)
+        if codec in STATELESS and world_size > 1:
+            self.codec = lambda _, column: STATELESS[codec](column)
+        elif codec and world_size > 1:
+            self.codec = CODECS[codec](strategy[codec])
+        if codec == "dgc" and world_size > 1:
+            for made in self.optimizers:
+                made.kind = "sgd"
+        self.averages = [start() for _ in range(world_size)]
+
+    @property
+    def averaging(self) -> dict[str, Any]:
+        return next((self.on[name] for name in LOCAL if name in self.on), {})
 
     @property
     def local(self) -> bool:
-        return "localsgd" in self.on and self.steps >= self.on["localsgd"].get("begin_step", 1)
+        return bool(self.averaging) and self.steps >= self.averaging.get("begin_step", 1)
 
     def batch(self, xs: list[Any], ys: list[Any], ends_epoch: bool) -> None:
         total = sum(len(x) for x in xs)
@@ -169,18 +266,29 @@ class Job:
             if "clip" in self.on:
                 norm = np.sqrt(sum(float((v.astype(np.float64) ** 2).sum()) for v in g.values()))
                 g = {k: v * min(1.0, self.on["clip"]["norm"] / norm) for k, v in g.items()}
-            self.optimizers[r].step(self.p[r], g, RATE)
+            self.optimizers[r].step(self.p[r], g, self.rate())
         self.steps += 1
         if local:
             self.apart += 1
-            if self.apart == self.on["localsgd"]["k_steps"] or ends_epoch:
+            if self.apart == self.averaging["k_steps"] or ends_epoch:
                 self.p = [{k: sum(p[k] for p in self.p) / self.n for k in SHAPES} for _ in range(self.n)]
                 self.apart = 0
+        decay = self.on.get("ema", {}).get("decay", 0.999)
+        for p, average in zip(self.p, self.averages, strict=True):
+            for name in p:
+                average[name] = decay * average[name] + (1 - decay) * p[name]
+
+    def rate(self) -> float:
+        scaling = self.on.get("lr_scaling")
+        if scaling is None:
+            return RATE
+        factor = self.n if scaling.get("rule", "linear") == "linear" else self.n**0.5
+        warm = min(1.0, (self.steps + 1) / scaling["warmup_steps"]) if scaling.get("warmup_steps") else 1.0
+        return RATE * (1 + (factor - 1) * warm)
 
     def reduced(self) -> Arrays:
         columns = {k: [g[k] for g in self.kept] for k in SHAPES}
-        sent = self.codec if self.codec is not None and self.n > 1 else sum
-        return {k: sent(column) for k, column in columns.items()}
+        return {k: self.codec(k, column) for k, column in columns.items()}
 
 
 def train(strategy: dict[str, Any], world_size: int) -> list[Arrays]:
@@ -191,4 +299,6 @@ def train(strategy: dict[str, Any], world_size: int) -> list[Arrays]:
             bx, by = x[begin : begin + BATCH], y[begin : begin + BATCH]
             parts = [part(len(bx), world_size, r) for r in range(world_size)]
             job.batch([bx[s] for s in parts], [by[s] for s in parts], begin + BATCH >= SAMPLES)
+    if "ema" in strategy:
+        return [{**p, **{f"ema/{k}": v for k, v in a.items()}} for p, a in zip(job.p, job.averages, strict=True)]
     return job.p

@@ -49,7 +49,18 @@ def run(strategy: dict[str, Any]) -> dict[str, Any]:
             nn.functional.cross_entropy(model(batch["x"]), batch["y"]).backward()
             step.step()
             step.clear_grad()
-    return {name: p.numpy() for name, p in model.named_parameters() if "._" not in name}
+    return {**values(model), **averages(strategy, model)}
+
+
+def values(model: Any) -> dict[str, Any]:
+    return {name: p.numpy().copy() for name, p in model.named_parameters() if "._" not in name}
+
+
+def averages(strategy: dict[str, Any], model: Any) -> dict[str, Any]:
+    if "ema" not in strategy:
+        return {}
+    with fleet.ema_weights():
+        return {f"ema/{name}": value for name, value in values(model).items()}
 
 
 def train(strategies: list[dict[str, Any]]) -> list[Any]:

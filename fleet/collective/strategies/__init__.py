@@ -36,11 +36,21 @@ ORDER: tuple[str, ...] = (
     "buckets.Buckets",
     "fp16_allreduce.Fp16Allreduce",
     "bf16_allreduce.Bf16Allreduce",
+    "int8.Int8",
+    "powersgd.PowerSgd",
+    "dgc.Dgc",
     # how they are applied
     "lars.Lars",
     "lamb.Lamb",
+    "lr_scaling.LrScaling",
     "clip.Clip",
     # what becomes of the parameters
     "localsgd.LocalSgd",
+    "post_localsgd.PostLocalSgd",
+    "ema.Ema",
     "custom",  # the user's own, in the order of DistributedStrategy(custom=[...])
+    # care
+    "find_unused_parameters.FindUnusedParameters",
+    "deterministic.Deterministic",
+    "verify.Verify",
 )
