@@ -48,7 +48,8 @@ ARROWS: dict[str, str] = {
     "progress": "face env errors runtime parameter_server.row_optimizer",
     "parameter_server.row_optimizer": "errors parameter_server.spec",
     # The only one that knows both wings.
-    "training": "config env errors paddle_wheel progress runtime strategy collective data parameter_server "
+    "stepping": "",
+    "training": "stepping config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",
     "paddle_names": "data env errors exchange runtime parameter_server",
     # The other half: a list over workers. Never Paddle, never NumPy on import.

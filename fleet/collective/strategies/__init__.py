@@ -2,7 +2,7 @@
 
 **A strategy** is a class with a name, fields, conflicts, and the hooks that it needs (``hooks.Strategy``, ``codec.Codec``;
 a user's own is given as ``DistributedStrategy(custom=[Mine(...)])`` and is treated alike). The hooks of one step, in the
-order of ORDER at each point; ``training.DistributedOptimizer.step`` and ``Reducer._begin`` are where they run:
+order of ORDER at each point; ``stepping.DistributedOptimizer.step`` and ``Reducer._begin`` are where they run:
 
     wrap_model(model, trainer)              once, before the trainers agree on the model
     wrap_optimizer(optimizer, trainer)      once; returns the optimizer that takes its place
