@@ -98,10 +98,13 @@ class InForce:
         return all(answers)
 
     def run(self, hook: str) -> None:
-        """Run one of on_gradients, on_update, after_update, after_step of all of them."""
+        """Run one of on_gradients, on_update, after_update, after_step of all of them; Paddle records nothing in it."""
+        import paddle
+
         for strategy in self._with(hook):
             self.trainer.wire.where = f"step {self.trainer.step}, {strategy.name}.{hook}"
-            _call(strategy, hook, self.trainer)
+            with paddle.no_grad():
+                _call(strategy, hook, self.trainer)
             if hook == "on_gradients":
                 _check_shapes(strategy, self.trainer)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
+import numpy as np
 import paddle
 from collective.definition import BATCH, EPOCHS, MOMENTUM, RATE, data, start
 from paddle import nn
@@ -74,3 +76,141 @@ def train(strategies: list[dict[str, Any]]) -> list[Any]:
             found.append(str(conflict))
     begin_anew()
     return found
+
+
+class Faulty(fleet.Strategy):
+    """Does one thing wrong."""
+
+    name = "faulty"
+    fault = ""
+
+    def wrap_model(self, model: Any, trainer: Any) -> None:
+        if self.fault == "wrap_model":
+            model[0] = nn.Linear(6, 8, bias_attr=False)
+
+    def wrap_optimizer(self, optimizer: Any, trainer: Any) -> Any:
+        return None if self.fault == "wrap_optimizer" else optimizer
+
+    def meets(self, trainer: Any) -> Any:
+        return "sometimes" if self.fault == "meets" else "now"
+
+    def applies(self, trainer: Any) -> Any:
+        return 1 if self.fault == "applies" else True
+
+    def on_gradients(self, trainer: Any) -> None:
+        if self.fault == "on_gradients":
+            raise KeyError("mine")
+        if self.fault == "shape":
+            trainer.parameters[0][1].clear_gradient(False)
+            trainer.parameters[0][1].grad = paddle.zeros([2])
+
+
+class FaultyCodec(fleet.Codec):
+    """Encodes or decodes wrongly."""
+
+    name = "faulty_codec"
+    fault = ""
+
+    def encode(self, part: Any) -> Any:
+        if self.fault == "encode":
+            raise ZeroDivisionError("mine")
+        return part.values if self.fault == "bytes" else part.values.tobytes()
+
+    def decode(self, payload: bytes, part: Any) -> Any:
+        found = np.zeros(1) if self.fault == "decode" else np.frombuffer(payload, np.float32)
+        return found[:1] if self.fault == "size" else found
+
+
+class Halves(fleet.Codec):
+    """A codec with error feedback: it sends every value at half of what it is."""
+
+    name = "halves"
+    error_feedback = True
+
+    def encode(self, part: Any) -> bytes:
+        return bytes((part.values / 2).tobytes())
+
+    def decode(self, payload: bytes, part: Any) -> Any:
+        return np.frombuffer(payload, np.float32)
+
+
+def faulty(kind: str, fault: str) -> str:
+    """Train under a strategy with a fault; return the error's text."""
+    begin_anew()
+    made = {"strategy": Faulty, "codec": FaultyCodec}[kind]()
+    type(made).fault = fault
+    try:
+        run({"custom": [made]})
+    except fleet.errors.ConfigError as error:
+        return str(error)
+    finally:
+        begin_anew()
+    return "no error"
+
+
+def halved() -> Any:
+    """Train with a codec of one's own; return the parameters, and what it holds back."""
+    begin_anew()
+    codec = Halves()
+    found = run({"custom": [codec]})
+    begin_anew()
+    return found, codec.lost
+
+
+def resumed(strategy: dict[str, Any], stop_at: int) -> Any:
+    """Train; then again, broken off after ``stop_at`` batches and taken up by a new job from what a checkpoint keeps."""
+    begin_anew()
+    whole = run(strategy)
+    begin_anew()
+    kept = part_of(strategy, None, stop_at)
+    begin_anew()
+    rest = part_of(strategy, kept, None)
+    begin_anew()
+    return whole, rest
+
+
+def part_of(strategy: dict[str, Any], kept: Any, stop_at: int | None) -> Any:
+    runtime = fleet.runtime.current("a test")
+    model = fleet.distributed_model(net(), fleet.DistributedStrategy(**strategy))
+    step = fleet.distributed_optimizer(optimizer(strategy, model))
+    x, y = data()
+    loader = fleet.distributed_loader(fleet.data.ArrayLoader({"x": x, "y": y}, BATCH, shuffle=False))
+    first = 0
+    if kept is not None:
+        weights, learned, position, steps, first, states = kept
+        model.set_state_dict(weights)
+        now = {old: p.name for old, p in zip(learned[0], model.parameters(), strict=True)}
+        step.set_state_dict({renamed(key, now): value for key, value in learned[1].items()})
+        loader.load(position)
+        runtime.steps = steps
+        for held, of_all in zip(runtime.strategies, states, strict=True):
+            held.load(of_all)
+    batches = first
+    for _ in range(loader.epoch, EPOCHS):
+        for batch in loader:
+            nn.functional.cross_entropy(model(batch["x"]), batch["y"]).backward()
+            step.step()
+            step.clear_grad()
+            batches += 1
+            if batches == stop_at:
+                return checkpoint(model, step, loader, batches)
+    return {**values(model), **averages(strategy, model)}
+
+
+def renamed(key: str, now: dict[str, str]) -> str:
+    old = next((name for name in sorted(now, key=len, reverse=True) if key.startswith(f"{name}_")), "")
+    return now[old] + key[len(old) :] if old else key
+
+
+def checkpoint(model: Any, step: Any, loader: Any, batches: int) -> Any:
+    """What a checkpoint holds: trainer 0's model and optimizer, every trainer's strategies."""
+    runtime = fleet.runtime.current("a test")
+    mine = [dict(held.state()) for held in runtime.strategies]
+    weights = {k: v.numpy() for k, v in model.state_dict().items()}
+    # A new job's layers have other names in Paddle.
+    names = [p.name for p in model.parameters()]
+    learned = {k: v.numpy() if hasattr(v, "numpy") else v for k, v in step.state_dict().items()}
+    gathered = [pickle.loads(p) for p in runtime.meet("a test", pickle.dumps((mine, weights, (names, learned), loader.state())))]
+    states = [[everyone[0][k] for everyone in gathered] for k in range(len(mine))]
+    states = [s if held.per_trainer else s[:1] for s, held in zip(states, runtime.strategies, strict=True)]
+    return gathered[0][1], gathered[0][2], gathered[0][3], runtime.steps, batches, states
