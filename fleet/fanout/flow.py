@@ -23,10 +23,17 @@ from fleet.fanout.parcel import Packed
 from fleet.fanout.recall import Recall
 from fleet.fanout.results import Result
 from fleet.fanout.run_directory import RunDirectory
-from fleet.fanout.seeds import seed_of
 
 BACKOFF_MOST_S = 30.0
 CACHED_AT_ONCE = 64  # members that the journal has, before they are shown and workers are looked after
+
+
+def seed_of(run_seed: int | None, path: tuple[int, ...]) -> int | None:
+    """Return a member's 63-bit seed: of the run's seed and its path alone, never of workers, backend or timing."""
+    if run_seed is None:
+        return None
+    text = f"{run_seed}/{'.'.join(map(str, path))}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 class Task:
@@ -97,9 +104,9 @@ class Flow:
         """Take the next item (with ``batch``: the next few) from the user's iterator."""
         if self._source is None:
             return None
-        size = self.levels[0].batch or 1
+        size = self.levels[0].batch
         try:
-            taken = list(islice(self._source, size))
+            taken = list(islice(self._source, size or 1))
         except Exception as error:  # noqa: BLE001  the user's generator: raised by the driver once the running members ended
             self._source, self.broken = None, error
             return None
@@ -107,7 +114,7 @@ class Flow:
             self._source = None
             return None
         path = (taken[0][0],)
-        item = [element for _, element in taken] if self.levels[0].batch else taken[0][1]
+        item = [element for _, element in taken] if size else taken[0][1]
         seed = seed_of(self.options.seed, path)
         return Task(0, path, item, seed, self.recall.key(0, item, seed, path))
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 BUFFER_BYTES = 1 << 20  # below it a copy through the pipe (0.1 ms) is cheaper than a file and a mapping
 BODY_BYTES = 16 << 20  # a pickle above it goes to a file too: neither the pipe nor the journal shall hold it
+_SMALL = frozenset({int, float, bool, type(None), complex})
 ALIGNMENT = 64  # of buffers in a file: what vector loads like
 
 
@@ -42,6 +43,8 @@ def pack(value: Any, keep: Keep | None = None) -> Packed:
     Raises:
         Exception: whatever the value's own pickling raises; :mod:`fleet.fanout.blame` finds the variable.
     """
+    if type(value) in _SMALL:
+        return Packed(pickle.dumps(value, 5))
     large: list[pickle.PickleBuffer] = []
 
     def aside(buffer: pickle.PickleBuffer) -> bool:

@@ -80,7 +80,7 @@ class Process:
 
     def pull(self) -> tuple[list[Any], bool]:
         """Return the messages that are there, and whether the connection goes on."""
-        goes_on = True
+        goes_on, found = True, []
         while True:
             try:
                 data = self.connection.recv(READ_BYTES)
@@ -91,10 +91,10 @@ class Process:
             if not data:
                 goes_on = False
                 break
-            self._inbox.add(data)
+            found += self._inbox.take(data)
             if len(data) < READ_BYTES:
                 break
-        return list(self._inbox.messages()), goes_on
+        return found, goes_on
 
     def rss_bytes(self) -> int:
         """Return how much memory it holds now."""

@@ -144,7 +144,8 @@ def spread(items: Iterable[Any], **options: Any) -> Spread:
     """Spread a list (or any iterable, which is pulled as workers get free) over workers; lazy until `.gather()`.
 
     Args:
-        backend: "local" (worker processes, the default), "thread", "inline" (here, in order: for the debugger).
+        backend: "local" (worker processes, the default), "thread", "async" (coroutine functions, 1,000 at once),
+            "inline" (here, in order: for the debugger).
         workers: how many at once; default: usable cores / ``cpus``.
         cpus, gpus, memory: of each member: threads of numeric libraries, GPUs of its own, bytes ("2G") at which it is stopped.
         limit: named tokens, ``{"warehouse": 18}``: at most 18 members at once.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 READ_BYTES = 1 << 18
@@ -24,23 +23,24 @@ class Inbox:
     def __init__(self) -> None:
         self._bytes = bytearray()
 
-    def add(self, data: bytes) -> None:
-        """Take what a socket gave."""
-        self._bytes += data
-
-    def messages(self) -> Iterator[Any]:
-        """Yield the messages that are whole."""
-        held, at = self._bytes, 0
-        with memoryview(held) as view:
-            found = []
-            while len(held) >= at + 8:
-                end = at + 8 + int.from_bytes(view[at : at + 8], "little")
-                if len(held) < end:
-                    break
-                found.append(pickle.loads(view[at + 8 : end]))
-                at = end
-        del held[:at]
-        yield from found
+    def take(self, data: bytes) -> list[Any]:
+        """Take what a connection gave; return the messages that are whole now."""
+        held: bytes | bytearray = data
+        if self._bytes:
+            self._bytes += data
+            if len(self._bytes) < 8 + int.from_bytes(self._bytes[:8], "little"):
+                return []
+            held, self._bytes = self._bytes, bytearray()
+        found, at, size = [], 0, len(held)
+        while size >= at + 8:
+            end = at + 8 + int.from_bytes(held[at : at + 8], "little")
+            if size < end:
+                break
+            found.append(pickle.loads(memoryview(held)[at + 8 : end]))
+            at = end
+        if at < size:
+            self._bytes += memoryview(held)[at:]
+        return found
 
 
 def receive(descriptor: int, inbox: Inbox) -> list[Any] | None:
@@ -49,8 +49,7 @@ def receive(descriptor: int, inbox: Inbox) -> list[Any] | None:
         data = os.read(descriptor, READ_BYTES)
         if not data:
             return None
-        inbox.add(data)
-        if found := list(inbox.messages()):
+        if found := inbox.take(data):
             return found
 
 

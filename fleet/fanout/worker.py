@@ -119,7 +119,7 @@ class MemberLog:
 
         A child that the member left behind keeps writing into the member's file, where it belongs.
         """
-        if os.fstat(1).st_size == 0:
+        if os.lseek(1, 0, os.SEEK_END) == 0:
             return ""
         final = os.path.join(self.members, f"{member_name(path, attempt)}.log")
         try:

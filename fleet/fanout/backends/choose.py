@@ -12,6 +12,7 @@ from fleet.fanout.current import current
 
 # Name -> (module, class); each is loaded when it is asked for.
 BACKENDS = {
+    "async": ("fleet.fanout.backends.async_", "Async"),
     "inline": ("fleet.fanout.backends.inline", "Inline"),
     "local": ("fleet.fanout.backends.local", "Local"),
     "thread": ("fleet.fanout.backends.thread", "Thread"),

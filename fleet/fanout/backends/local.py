@@ -106,7 +106,8 @@ class Local:
         return sum(ahead - held for held in map(_held, self._workers) if held <= ahead // 2)
 
     def start(self, call: Call) -> None:
-        index = min(range(len(self._workers)), key=lambda i: _held(self._workers[i]))
+        held = [len(worker.calls) if worker is not None else 0 for worker in self._workers]
+        index = held.index(min(held))
         places: tuple[Place, ...] = ()
         try:
             if type(call.item) is Packed:
