@@ -60,6 +60,8 @@ class DistributedOptimizer:
             return
         if self._has_dense():
             self.inner.clear_grad(set_to_zero)
+        for parameter in self._job.in_force.left_out():
+            parameter.clear_gradient(set_to_zero)
         if self._job.session is not None:
             self._job.session.clear()
         if self._job.dense is not None:

@@ -77,6 +77,7 @@ class Job:
         elif self.model is not None:
             _refuse_lone_tables(self.model)
         if block is not None and block["dense"] == "server":
+            self.in_force.refuse_dense_on_servers()
             self._move_dense(optimizer.inner, int(block["pull_steps"] or 1))
         else:
             self._share_dense(optimizer.inner, strategy)
@@ -155,11 +156,12 @@ class Job:
         from fleet.collective.agreement import agree_model
         from fleet.collective.reducer import Reducer, broadcast_state
 
-        named = _named_parameters(self.model, inner)
+        in_force, trainer = self.in_force, self.in_force.trainer
+        # As the script's optimizer had them: a strategy may have left it a part of them, and with tables the rows are gone.
+        named = trainer.parameters if not self.embeddings else _named_parameters(self.model, inner)
         agree_model(self.runtime, named)
         broadcast_state(self.runtime, self.model if self.model is not None else [p for _, p in named])
-        trainer = self.in_force.trainer
-        self.reducer = Reducer(self.runtime, named, strategy.buckets, self.in_force.codec, trainer, self._meets)
+        self.reducer = Reducer(self.runtime, named, strategy.buckets, in_force.codec, trainer, self._meets, in_force.overlap)
 
     def _meets(self) -> str:
         """Return what the gradients of the backward that begins do."""
@@ -170,13 +172,17 @@ class Job:
     def tell_trainer(self) -> None:
         """Tell the strategies where this trainer stands."""
         trainer, loader = self.in_force.trainer, self.loader
+        share = self.runtime.share
         trainer.step = self.runtime.steps
+        trainer.weight = 1 / trainer.world_size if share is None else share.num_samples / max(share.num_global, 1)
         trainer.ends_epoch = loader is not None and loader.at_end
 
     def hand_out(self, loader: Any, num_samples: int, num_global: int) -> None:
         """Note the batch that the loop gets now."""
         self.runtime.share = Share(num_samples, num_global)
         self.loader = loader
+        if self.in_force is not None:
+            self.tell_trainer()
 
     def before_step(self) -> None:
         """Refuse a step whose data were never shared out; count the samples that it learns from."""

@@ -13,7 +13,7 @@ from fleet.collective.strategies.codec import Codec
 from fleet.collective.strategies.ema import Ema
 from fleet.collective.strategies.hooks import State, Strategy, Trainer, wrong_hook
 from fleet.collective.wire import JobWire
-from fleet.errors import ConfigError, FleetError
+from fleet.errors import ConfigError, FleetError, StrategyConflict
 from fleet.runtime import Runtime
 from fleet.strategy import DistributedStrategy
 
@@ -47,6 +47,7 @@ class InForce:
         self.strategies = _made(strategy)
         codecs = [s for s in self.strategies if isinstance(s, Codec)]
         self.codec = codecs[0] if codecs else None
+        self.overlap = not any(s.exchanges_in_backward for s in self.strategies)
 
     def held(self) -> list[Held]:
         """Return what a checkpoint keeps of them."""
@@ -76,6 +77,14 @@ class InForce:
                 raise wrong_hook(strategy, "wrap_optimizer", f"returned a {type(found).__name__}", fix)
             self.trainer.optimizer = found
         return self.trainer.optimizer
+
+    def left_out(self) -> list[Any]:
+        """Return the parameters that a strategy has taken from the optimizer, for others to update."""
+        held = self.trainer.optimizer._parameter_list or []
+        if not self._with("wrap_optimizer") or (held and isinstance(held[0], dict)):
+            return []
+        mine = {id(p) for p in held}
+        return [p for _, p in self.trainer.parameters if id(p) not in mine]
 
     def meets(self) -> str:
         """Return when the gradients of the backward that begins meet: "now", "later" or "never"."""
@@ -114,6 +123,15 @@ class InForce:
             if isinstance(strategy, Ema):
                 return strategy.applied(self.trainer)
         raise ConfigError("the strategy has no ema", at="fleet.ema_weights()", fix="set ema=True in the strategy")
+
+    def refuse_dense_on_servers(self) -> None:
+        """Refuse what acts on gradients or updates: with dense="server" these are the servers'."""
+        acting = ("wrap_optimizer", "meets", "applies", "on_gradients", "on_update", "after_update")
+        for strategy in self.strategies:
+            if strategy is self.codec or any(strategy in self._with(hook) for hook in acting):
+                what = f'{strategy.name} acts on dense gradients, which dense="server" sends to the servers as they are'
+                fix = f'set parameter_server dense="allreduce", or leave {strategy.name} away'
+                raise StrategyConflict(what, at=f"strategy.{strategy.name}", fix=fix)
 
     def _with(self, hook: str) -> list[Strategy]:
         return [s for s in self.strategies if getattr(type(s), hook) is not getattr(Strategy, hook)]

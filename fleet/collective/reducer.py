@@ -46,6 +46,7 @@ class Reducer:
         buckets: the strategy's ``buckets`` block; None takes its defaults.
         codec: how buckets travel, on ``trainer.wire``; None: as they are.
         trainer: what the strategies are told; the reducer keeps its ``unsent``.
+        overlap: whether buckets leave under the backward pass; else at its end, because a strategy exchanges within it.
         meets: asked as each backward begins: do its gradients meet "now", "later" or "never" (hooks.Strategy.meets).
 
     Raises:
@@ -62,10 +63,11 @@ class Reducer:
         codec: Codec | None = None,
         trainer: Trainer | None = None,
         meets: Callable[[], str] = lambda: "now",
+        overlap: bool = True,
     ) -> None:
         self._runtime, self._settings = runtime, buckets
         self._trainer = trainer or Trainer(runtime.role.rank, runtime.role.world_size, JobWire(runtime))
-        self._codec, self._ask = codec, meets
+        self._codec, self._ask, self._overlap = codec, meets, overlap
         self._alone = runtime.role.world_size == 1
         self._names: list[str] = []
         self._parameters: list[Any] = []
@@ -261,7 +263,7 @@ class Reducer:
         if self._meets == "now" and self._plan:
             self._put(index, gradient)
             self._ready.setdefault(index)
-            while self._posted < len(self._plan) and self._is_full(self._posted):
+            while self._overlap and self._posted < len(self._plan) and self._is_full(self._posted):
                 self._post(self._posted)
         self._ready.setdefault(index)
 

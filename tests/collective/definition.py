@@ -208,8 +208,8 @@ STATELESS = {"fp16_allreduce": fp16_allreduce, "bf16_allreduce": bf16_allreduce}
 CODECS = {**STATELESS, "int8": Int8, "powersgd": PowerSgd, "dgc": Dgc}
 APPLIED = ("lars", "lamb")
 LOCAL = ("localsgd", "post_localsgd")
-NOTHING = {"buckets", "find_unused_parameters", "deterministic", "verify"}  # they change no value
-HERE = {"gradient_merge", "clip", "ema", "lr_scaling", *LOCAL, *CODECS, *APPLIED, *NOTHING}
+NOTHING = {"buckets", "find_unused_parameters", "deterministic", "verify", "recompute", "sharding"}  # they change no value
+HERE = {"gradient_merge", "sync_batch_norm", "clip", "ema", "lr_scaling", *LOCAL, *CODECS, *APPLIED, *NOTHING}
 
 
 class Job:

@@ -214,3 +214,74 @@ def checkpoint(model: Any, step: Any, loader: Any, batches: int) -> Any:
     states = [[everyone[0][k] for everyone in gathered] for k in range(len(mine))]
     states = [s if held.per_trainer else s[:1] for s, held in zip(states, runtime.strategies, strict=True)]
     return gathered[0][1], gathered[0][2], gathered[0][3], runtime.steps, batches, states
+
+
+def adam_state(sharded: bool) -> tuple[int, list[Any]]:
+    """Take two Adam steps on eight equal layers, clipped by the optimizer; return the bytes of moments here, and the values."""
+    begin_anew()
+    paddle.seed(3)
+    model = nn.Sequential(*(nn.Linear(16, 16, bias_attr=False) for _ in range(8)))
+    inner = paddle.optimizer.Adam(0.01, parameters=model.parameters(), grad_clip=nn.ClipGradByGlobalNorm(0.01))
+    strategy = fleet.DistributedStrategy(batch="per_trainer", sharding=sharded)
+    step = fleet.distributed_optimizer(inner, strategy)
+    for k in range(2):
+        model(paddle.full([2, 16], 0.1 * k + fleet.rank())).square().mean().backward()
+        step.step()
+        step.clear_grad()
+        assert all(p.grad is None or float(p.grad.abs().max()) == 0 for p in model.parameters())
+    held = sum(v.numpy().nbytes for k, v in inner.state_dict().items() if "moment" in k)
+    begin_anew()
+    return held, [p.numpy() for p in model.parameters()]
+
+
+def with_dropout(on: bool) -> Any:
+    """Train a net with dropout, its activations kept or made again; return the parameters and the forward runs of one block."""
+    begin_anew()
+    model = nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5)), nn.Linear(8, 3))
+    for k, p in enumerate(model.parameters()):
+        p.set_value(np.random.default_rng(k).normal(size=p.shape).astype("float32"))
+    runs = []
+    model[0][0].register_forward_post_hook(lambda *_: runs.append(1))
+    inner = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    fleet.distributed_model(model, fleet.DistributedStrategy(batch="per_trainer", recompute=on))
+    step = fleet.distributed_optimizer(inner)
+    paddle.seed(5)
+    for k in range(3):
+        model(paddle.full([4, 6], 0.1 * k + fleet.rank())).square().mean().backward()
+        step.step()
+        step.clear_grad()
+    begin_anew()
+    return len(runs), [p.numpy() for p in model.parameters()]
+
+
+def parted() -> list[str]:
+    """One trainer changes a parameter by itself."""
+    begin_anew()
+    words = "no error"
+    model = fleet.distributed_model(net(), fleet.DistributedStrategy(batch="per_trainer", verify=True))
+    step = fleet.distributed_optimizer(optimizer({}, model))
+    try:
+        for _ in range(2):
+            model(paddle.full([4, 6], 0.5)).square().mean().backward()
+            step.step()
+            if fleet.rank() == 1:
+                model[3].weight.set_value(model[3].weight * 2)
+    except fleet.errors.FleetError as error:
+        words = str(error)
+    begin_anew()
+    return [words]
+
+
+def refused_at_join(strategy: dict[str, Any], kind: str) -> str:
+    begin_anew()
+    model = net()
+    how = {"weight_decay": 0.1} if kind == "decay" else {"grad_clip": nn.ClipGradByNorm(1.0)} if kind == "clips" else {}
+    make = paddle.optimizer.Adam if kind == "adam" else paddle.optimizer.Momentum
+    try:
+        fleet.distributed_model(model, fleet.DistributedStrategy(batch="per_trainer", **strategy))
+        fleet.distributed_optimizer(make(0.1, parameters=model.parameters(), **how))
+    except fleet.errors.ConfigError as error:
+        return str(error)
+    finally:
+        begin_anew()
+    return "not refused"

@@ -30,6 +30,9 @@ On the same number of trainers it brings everything back exactly; on another eac
 """
 
 ORDER: tuple[str, ...] = (
+    # how the model runs
+    "sync_batch_norm.SyncBatchNorm",
+    "recompute.Recompute",
     # when gradients are sent
     "gradient_merge.GradientMerge",
     # what is sent
@@ -44,6 +47,7 @@ ORDER: tuple[str, ...] = (
     "lamb.Lamb",
     "lr_scaling.LrScaling",
     "clip.Clip",
+    "sharding.Sharding",
     # what becomes of the parameters
     "localsgd.LocalSgd",
     "post_localsgd.PostLocalSgd",

@@ -41,6 +41,7 @@ class Trainer:
     model: Any = None  # paddle.nn.Layer, or None if the script never gave it
     optimizer: Any = None  # the script's own, as wrapped so far
     parameters: list[tuple[str, Any]] = field(default_factory=list)  # name in the model, paddle.Tensor; frozen ones too
+    weight: float = 1.0  # part of the global batch that this trainer has in hand: what its gradient weighs
     step: int = 0  # optimizer steps taken, of the runs before a resume too
     ends_epoch: bool = False  # the batch in hand is the last of its epoch; False if nobody knows
     unsent: bool = False  # param.grad is this trainer's own, of backwards that said "later"; ``load`` may set it
@@ -61,6 +62,7 @@ class Strategy:
     conflicts: ClassVar[Mapping[str, str]] = {}  # name of another strategy -> why both cannot be in force
     per_trainer: ClassVar[bool] = False  # whether ``state`` differs between the trainers
     encodes: ClassVar[bool] = False  # it is a codec
+    exchanges_in_backward: ClassVar[bool] = False  # it uses ``trainer.wire`` there: gradients wait for the end of backward
 
     def __init__(self, **settings: Any) -> None:
         def at(*keys: str) -> str:

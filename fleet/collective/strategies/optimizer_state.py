@@ -27,7 +27,7 @@ def put(trainer: Trainer, state: Mapping[str, Any]) -> None:
     import paddle
 
     paddles = {name: p.name for name, p in trainer.parameters}
-    held = {key: value for key, value in trainer.optimizer.state_dict().items() if key != "LR_Scheduler"}
+    held = trainer.optimizer.state_dict()
     for key, value in state.items():
         name, _, kind = key.rpartition("//")
         if name in paddles:
