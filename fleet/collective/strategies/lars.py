@@ -61,7 +61,7 @@ def check_script(name: str, optimizer: Any, kind: Any) -> None:
     if optimizer._parameter_list and isinstance(optimizer._parameter_list[0], dict):
         raise ConfigError(f"{name} knows no groups of parameters", at=at, fix="give the optimizer a list of parameters")
     # Momentum hands L2 decay to its kernel; every other form is the base class's.
-    if getattr(optimizer, "regularization", None) is not None or getattr(optimizer, "_regularization_coeff", 0.0):
+    if getattr(optimizer, "regularization", None) is not None or bool(getattr(optimizer, "_regularization_coeff", None)):
         what = f"{name} has its own weight decay, and the optimizer has one too"
         raise ConfigError(what, at=at, fix=f"leave weight_decay of the optimizer away; set {name}_weight_decay")
 
