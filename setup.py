@@ -93,16 +93,20 @@ setup(
     packages=find_packages(include=["fleet", "fleet.*"]),
     package_data={"fleet": ["py.typed"], "fleet.parameter_server": ["_core.pyi"]},
     python_requires=">=3.10",
-    install_requires=["numpy>=1.23", "pyyaml>=6", "cloudpickle>=3,<4"],
+    install_requires=["numpy>=1.23", "pyyaml>=6", "cloudpickle>=3,<4", "tqdm>=4.62,<5"],
     extras_require={
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu==2.6.2", "numpy<2", "protobuf<5"],
         "parquet": ["pyarrow>=14"],
         "images": ["pillow>=10"],
         "text": ["tokenizers>=0.15", "sacrebleu>=2.4"],  # of examples/bert and examples/transformer
+        "tensorboard": ["tensorboard>=2.10,<3"],
+        "visualdl": ["visualdl>=2.5,<3"],
+        "mlflow": ["mlflow>=2.8,<4"],
         "test": [
             "pytest>=8", "pytest-timeout", "pytest-xdist>=3,<4", "hypothesis", "ruff", "mypy", "types-PyYAML", "safetensors",
             "pybind11>=2.12,<4", "pyarrow>=14", "pillow>=10", "tokenizers>=0.15", "sacrebleu>=2.4",
+            "tensorboard>=2.10,<3",
         ],  # fmt: skip
         "bench": [],  # benchmarks make their rivals' environments themselves
     },

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fleet import data, errors, metrics, parameter_server
+    from fleet import data, errors, metrics, parameter_server, tracking
     from fleet.checkpoint import Checkpointer
     from fleet.collective.strategies.codec import Codec
     from fleet.collective.strategies.hooks import Strategy
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from fleet.fanout.member import member
     from fleet.fanout.spread import gather, spread
     from fleet.parameter_server.export import export
-    from fleet.progress import log
+    from fleet.profiling import profile
+    from fleet.progress import log, log_to
     from fleet.runtime import (
         barrier,
         init,
@@ -61,8 +62,10 @@ _HOME = {
     "load": "weights",
     "local_rank": "runtime",
     "log": "progress",
+    "log_to": "progress",
     "member": "fanout.member",
     "no_sync": "training",
+    "profile": "profiling",
     "rank": "runtime",
     "save": "weights",
     "shutdown": "runtime",
@@ -95,14 +98,17 @@ __all__ = [
     "load",
     "local_rank",
     "log",
+    "log_to",
     "member",
     "metrics",
     "no_sync",
     "parameter_server",
+    "profile",
     "rank",
     "save",
     "shutdown",
     "spread",
+    "tracking",
     "world_size",
 ]
 

@@ -85,6 +85,10 @@ class Host:
             os.write(self._wake_write, b"x")
         self._thread.join(5)
 
+    def gone(self) -> set[int]:
+        """Return the ranks that have ended or were lost so far. Any thread may ask."""
+        return set(self._ended)
+
     def forget(self) -> None:
         """In a forked child: close the inherited sockets, so that they do not keep a dead trainer's lines open."""
         for line in (self._listener, *self._buffers):

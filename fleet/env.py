@@ -52,7 +52,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLEET_TRAINER_RESTARTS", "launcher", "losses of a trainer that the launcher answers by starting again", "0"),
     Variable("FLEET_REJOIN", "launcher", "1: this process alone was started again, the others of the job go on", "0"),
     Variable("FLEET_FANOUT_RUN", "fan-out", "id of a pool of workers; their children are found by it", "none"),
-    Variable("FLEET_PROGRESS", "launcher", "1 if the launcher's console can redraw a line, else 0", "1 on a terminal"),
+    Variable("FLEET_PROGRESS", "launcher", "columns of the console, if it can redraw trainer 0's line; else 0", "the terminal's"),
     # Paddle's own names, written for scripts that read them.
     Variable("PADDLE_TRAINER_ID", "launcher", "rank, as Paddle reads it", "0"),
     Variable("PADDLE_TRAINERS_NUM", "launcher", "world size, as Paddle reads it", "1"),

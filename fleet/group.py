@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fleet import env
+from fleet import env, timeline
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.runtime import OPERATIONS, Runtime
 
@@ -168,8 +168,10 @@ class Group:
         return copy.reshape([-1]).contiguous()
 
     def _call(self, where: str, collective: Callable[[], object]) -> None:
+        began = timeline.now()
         try:
             collective()
+            timeline.mark("send", where, began)
         except (RuntimeError, OSError, ValueError) as error:
             self._explain(where, error)
 

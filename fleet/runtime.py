@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fleet import env, recovery
+from fleet import env, recovery, timeline
 from fleet.control import Channel, Host
 from fleet.errors import ConfigError, RendezvousError, StrategyConflict
 from fleet.strategy import DistributedStrategy
@@ -58,6 +58,9 @@ class Runtime:
         if self.recovery is not None:
             self.after_step.append(self.recovery.stepped)
         self.strategies: list[Any] = []  # those in force, for checkpoints: see collective/strategies/__init__.py
+        self.board: Any = None  # progress.Board, in trainer 0
+        self.profiler: Any = None  # profiling.Profiler, of the last fleet.profile
+        self.say: Callable[[str], None] = _say  # shows a text of fleet's own; the progress line lets it by
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first
@@ -86,7 +89,10 @@ class Runtime:
             self.recovery.shared_call()
         self.calls[what] = self.calls.get(what, 0) + 1
         wait_s = self.timeout_s if timeout_s is None else timeout_s
-        return self.channel.meet(f"{what}, call {self.calls[what]}", payload, wait_s)
+        name, began = f"{what}, call {self.calls[what]}", timeline.now()
+        met = self.channel.meet(name, payload, wait_s)
+        timeline.mark("meet", name, began)
+        return met
 
     def tell(self, kind: str, payload: bytes) -> None:
         """Hand a note to trainer 0's reader of ``kind``; never waits."""
@@ -210,6 +216,7 @@ def init(
         )
     timeout_s = strategy.timeout_s if strategy is not None else _timeout_of_file()
     collective = bool(is_collective or getattr(role_maker, "is_collective", False))
+    timeline.follow_this_thread()
     _runtime = Runtime(role, strategy, timeout_s, batch_per_trainer=collective)
     _follow_forks(_runtime)
 
@@ -276,6 +283,10 @@ def barrier() -> None:
     Cost: one small message to trainer 0 and back.
     """
     current("fleet.barrier()").meet("fleet.barrier()")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _check_strategy(strategy: object, at: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fleet import timeline
+
 
 class DistributedOptimizer:
     """The script's own optimizer, with ``step`` and ``clear_grad`` that also serve the tables.
@@ -41,9 +43,11 @@ class DistributedOptimizer:
             job.dense.follow()
         elif self._has_dense():
             in_force.run("on_update")
+            began = timeline.now()
             try:
                 self.inner.step()
             finally:
+                timeline.mark("apply", "optimizer", began)
                 in_force.run("after_update")
         job.tell_trainer()
         in_force.run("after_step")

@@ -26,7 +26,8 @@ def test_every_variable_is_in_the_table() -> None:
     names = {v.name for v in env.TABLE}
     assert len(names) == len(env.TABLE)
     own = {name for path in (ROOT / "fleet").rglob("*.py") for name in re.findall(r"\bFLEET_[A-Z_]+\b", path.read_text())}
-    assert own | set(re.findall(r"\bFLEET_[A-Z_]+\b", (ROOT / "setup.py").read_text())) <= names
+    build = set(re.findall(r"\bFLEET_[A-Z_]+\b", (ROOT / "setup.py").read_text())) - {"FLEET_SOURCES"}  # a macro of the core
+    assert own | build <= names
 
 
 def test_what_is_read_past_the_table_is_in_it_all_the_same() -> None:

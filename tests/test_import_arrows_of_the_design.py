@@ -19,6 +19,8 @@ ARROWS: dict[str, str] = {
     "env": "errors",
     "logger": "env",
     "control": "errors",
+    "timeline": "",
+    "tracking": "errors",
     "paddle_wheel": "errors",
     "command": "",
     # What is declared beside the code that obeys it; the strategy collects it.
@@ -29,13 +31,13 @@ ARROWS: dict[str, str] = {
     "strategy": "config errors collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
     "recovery": "env",
-    "runtime": "env control errors recovery strategy group",
-    "group": "env errors runtime",
+    "runtime": "env control errors recovery strategy group timeline",
+    "group": "env errors runtime timeline",
     # The wings: neither knows the other.
-    "collective": "env errors group runtime strategy collective.strategies",
-    "parameter_server": "command config disk env errors face logger paddle_wheel recovery runtime together parameter_server.block "
-                        "parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
-    "data": "command disk env errors logger runtime",
+    "collective": "env errors group runtime strategy collective.strategies timeline",
+    "parameter_server": "command config disk env errors face logger paddle_wheel recovery runtime timeline together "
+                        "parameter_server.block parameter_server.row_optimizer parameter_server.row_life parameter_server.spec",
+    "data": "command disk env errors logger runtime timeline",
     "exchange": "errors runtime",
     "metrics": "errors exchange",
     "disk": "errors",
@@ -45,10 +47,14 @@ ARROWS: dict[str, str] = {
     "checkpoint": "track disk errors logger paddle_wheel runtime shelf together",
     "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
-    "progress": "face env errors runtime parameter_server.row_optimizer",
+    "display": "env",
+    "progress": "display face env errors logger runtime timeline tracking parameter_server.row_optimizer",
+    "trace": "timeline",
+    "breakdown": "timeline trace",
+    "profiling": "breakdown env errors logger runtime timeline trace",
     "parameter_server.row_optimizer": "errors parameter_server.spec",
     # The only one that knows both wings.
-    "stepping": "",
+    "stepping": "timeline",
     "training": "stepping config env errors paddle_wheel progress runtime strategy collective data parameter_server "
                 "parameter_server.row_optimizer",
     "paddle_names": "data env errors exchange runtime parameter_server",

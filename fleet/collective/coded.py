@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fleet import timeline
 from fleet.collective.flat import HostFlat
 from fleet.collective.strategies.codec import Codec, Part
 from fleet.collective.strategies.hooks import wrong_hook
@@ -28,7 +29,9 @@ class CodedFlat(HostFlat):
         self._wire.where = f"{where}, {self._codec.name}"
         parts = [self._part(k) for k in range(len(self._members)) if present >> k & 1]
         try:
+            began = timeline.now()
             self._codec.reduce(parts, self._wire)
+            timeline.mark("encode", self._codec.name, began)
         except FleetError:
             raise
         except Exception as error:  # whatever a user's codec raises

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from fleet import strategy as declared
+from fleet import timeline
 from fleet.collective import strategies
 from fleet.collective.strategies.codec import Codec
 from fleet.collective.strategies.ema import Ema
@@ -112,10 +113,12 @@ class InForce:
 
         for strategy in self._with(hook):
             self.trainer.wire.where = f"step {self.trainer.step}, {strategy.name}.{hook}"
+            began = timeline.now()
             with paddle.no_grad():
                 _call(strategy, hook, self.trainer)
             if hook == "on_gradients":
                 _check_shapes(strategy, self.trainer)
+            timeline.mark("apply", f"{strategy.name}.{hook}", began)
 
     def averages(self) -> AbstractContextManager[None]:
         """Return the block in which the averages of ``ema`` take the parameters' place."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet import timeline
 from fleet.collective.agreement import broadcast_state as broadcast_state
 from fleet.collective.coded import CodedFlat
 from fleet.collective.engine import Outermost
@@ -275,9 +276,11 @@ class Reducer:
                 at=f"parameter {self._names[index]}",
                 fix="let the first backward of the job use the layer as all later ones do (recompute in two segments)",
             )
+        began = timeline.now()
         self._flats[bucket].put(start, stop, gradient, 0.0 if gradient is None else self._weight)
         if self._trainer.unsent and index in self._aside:
             self._flats[bucket].add(start, stop, self._aside[index])
+        timeline.mark("encode", self._names[index], began)
         if index not in self._ready:
             self._missing[bucket] -= 1
 
@@ -334,6 +337,7 @@ class Reducer:
     def _write_back(self) -> None:
         for b, bucket in enumerate(self._plan):
             present: int = self._sender.answer()
+            began = timeline.now()
             for k, index in enumerate(bucket.members):
                 parameter, kept = self._parameters[index], self._aside.get(index)
                 if present >> k & 1:
@@ -344,6 +348,7 @@ class Reducer:
                 parameter.clear_gradient(False)  # an empty part's: no trainer with samples has one
                 if kept is not None:
                     parameter.grad = kept
+            timeline.mark("encode", f"bucket {b} back", began)
 
     def _refuse_frozen_here(self, index: int) -> None:
         if self._parameters[index].stop_gradient:

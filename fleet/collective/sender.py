@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from fleet import timeline
 from fleet.errors import PeerLost
 from fleet.runtime import Runtime
 
@@ -36,6 +37,7 @@ class Sender:
 
     def post(self, parcel: Parcel) -> None:
         """Queue a parcel; never waits."""
+        timeline.mark("post", parcel.where, timeline.now())
         self._posted.put(parcel)
 
     def answer(self) -> Any:
@@ -44,7 +46,9 @@ class Sender:
         Raises:
             FleetError: what stopped the sender. Nothing can be sent any more.
         """
+        began = timeline.now()
         answer = self._answers.get()
+        timeline.mark("wait", "gradients", began)
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -72,7 +76,12 @@ class Sender:
         channel = self._runtime.channel
         if channel is None:
             raise PeerLost("the control channel is closed", at=parcel.where, fix="train between fleet.init() and shutdown()")
-        answer, wanted = parcel.read(channel.meet(parcel.where, parcel.note, self._runtime.timeout_s))
+        began = timeline.now()
+        notes = channel.meet(parcel.where, parcel.note, self._runtime.timeout_s)
+        timeline.mark("meet", parcel.where, began)
+        answer, wanted = parcel.read(notes)
         if wanted:
+            began = timeline.now()
             parcel.add_up(answer)
+            timeline.mark("send", parcel.where, began)
         return answer

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet import timeline
 from fleet.collective.flat import Array
 from fleet.collective.shared import SharedSlots
 from fleet.errors import PeerLost
@@ -54,6 +55,12 @@ class JobWire:
 
     def gather(self, payload: bytes) -> list[bytes]:
         """Return what every trainer gave, in rank order. Lengths may differ. Cost: a meeting per 4 MB."""
+        began = timeline.now()
+        got = self._gathered(payload)
+        timeline.mark("send", self.where, began)
+        return got
+
+    def _gathered(self, payload: bytes) -> list[bytes]:
         self.bytes_sent += len(payload)
         if self.world_size == 1:
             return [payload]
@@ -75,6 +82,12 @@ class JobWire:
 
     def sum(self, values: Any) -> Any:
         """Return the sum of all trainers' float32[n], the same bits on each. Cost: a meeting per 4 MB; 4 bytes a float."""
+        began = timeline.now()
+        total = self._summed(values)
+        timeline.mark("send", self.where, began)
+        return total
+
+    def _summed(self, values: Any) -> Any:
         flat: Array = np.ascontiguousarray(values, np.float32).reshape(-1)
         self.bytes_sent += flat.nbytes
         if self.world_size == 1:
@@ -124,4 +137,7 @@ class JobWire:
         channel = self._runtime.channel
         if channel is None:
             raise PeerLost("the control channel is closed", at=self.where, fix="train between fleet.init() and shutdown()")
-        return channel.meet(self.where, payload, self._runtime.timeout_s)
+        began = timeline.now()
+        met = channel.meet(self.where, payload, self._runtime.timeout_s)
+        timeline.mark("meet", self.where, began)
+        return met

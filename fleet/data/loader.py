@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+from fleet import timeline
 from fleet.data.arrays import ArrayLoader
 from fleet.data.drawn import DrawnBatches
 from fleet.data.file_loader import FileLoader
@@ -109,7 +110,9 @@ class ShardedLoader:
     def __iter__(self) -> Iterator[Any]:
         epoch, position = self._batches.begin()
         # Workers and a DataLoader's buffer run ahead of the loop: the position counts what is handed out, here.
+        began = timeline.now()
         for batch, (num_samples, num_global) in self._announced(self._sized(epoch, position)):
+            timeline.mark("load", "next batch", began)
             self._batches.consume(num_global)
             if num_samples == 0 and not _learns():
                 continue  # evaluation: a borrowed sample would be counted twice, and no gradient waits for this trainer
@@ -117,6 +120,7 @@ class ShardedLoader:
             yield batch
             if self.after_batch is not None:
                 self.after_batch()
+            began = timeline.now()
         if isinstance(self._batches, StreamBatches):
             self._agree_end(epoch)
         self._batches.finish()

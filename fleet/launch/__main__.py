@@ -8,6 +8,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import os  # noqa: E402
+import shutil  # noqa: E402
 import sys  # noqa: E402
 
 from fleet.errors import ConfigError, FleetError, RendezvousError  # noqa: E402
@@ -36,7 +37,8 @@ def launch(options: cli.Options, **test_only: tuple[str, ...]) -> int:
     from fleet.launch import banner, spec
 
     is_terminal = os.isatty(1)
-    job = spec.plan(options, progress=is_terminal, **test_only)
+    columns = shutil.get_terminal_size().columns if is_terminal else 0
+    job = spec.plan(options, columns=columns, **test_only)
     if options.dry_run:
         print(banner.dry_run(job), end="")
         return 0

@@ -77,12 +77,12 @@ class Job(NamedTuple):
         return self.servers + self.trainers
 
 
-def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool = False) -> Job:
+def plan(options: Options, *, server: tuple[str, ...] = SERVER, columns: int = 0) -> Job:
     """Decide everything, make the run's directory and reserve its ports.
 
     Args:
         server: what a server process runs, for tests.
-        progress: whether the console can redraw a line.
+        columns: of the console, if it can redraw a line; else 0.
 
     Raises:
         ConfigError: a request that this machine cannot fulfil.
@@ -116,9 +116,10 @@ def plan(options: Options, *, server: tuple[str, ...] = SERVER, progress: bool =
         del common["FLEET_SECRET"]  # servers of the user's own, who know the user's secret
     start = (sys.executable, *interpreter_options(), SHIM, str(os.getpid()))
     command = (*start, ",".join(t for t in tuning if t not in (MALLOC_NAME, MKL_NAME)), *options.target)
+    passed_on = options.show in ("rank0", "0") or (options.show == "all" and num_trainers + num_servers == 1)  # as it is
     trainers = []
     for rank in range(num_trainers):
-        own = trainer_variables(rank, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(int(progress))}
+        own = trainer_variables(rank, num_trainers, meeting, gpus) | {"FLEET_PROGRESS": str(columns if passed_on else 0)}
         trainers.append(ProcessSpec("trainer", rank, command, common | own, ("FLEET_SERVER_INDEX", "PADDLE_PORT")))
     servers = []
     metrics = {} if options.metrics_port is None else {"FLEET_METRICS_PORT": str(options.metrics_port)}

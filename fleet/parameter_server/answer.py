@@ -8,6 +8,8 @@ from __future__ import annotations
 import threading
 from typing import Generic, TypeVar
 
+from fleet import timeline
+
 Result = TypeVar("Result")
 
 
@@ -50,7 +52,12 @@ class Answer(Generic[Result]):
 
     def exception(self, timeout: float = -1) -> BaseException | None:
         """Wait for the answer; return its error, if it is one."""
-        if not self._set.acquire(timeout=timeout):
-            raise TimeoutError("there is no answer yet")
+        if not self._done:
+            began = timeline.now()
+            if not self._set.acquire(timeout=timeout):
+                raise TimeoutError("there is no answer yet")
+            timeline.mark("wait", "servers", began)
+        else:
+            self._set.acquire()
         self._set.release()
         return self._error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet import logger
+from fleet import logger, timeline
 from fleet.errors import ConfigError, FleetError, PeerLost
 from fleet.parameter_server import native, wire
 from fleet.parameter_server.answer import Answer
@@ -268,6 +268,7 @@ class Client:
             [(slice(int(e[s] - p.counts[s]), int(e[s])), t, p) for (t, p), e in zip(wanted, ends, strict=True)]
             for s in range(len(self._links))
         ]
+        began = timeline.now()
         for server, link in enumerate(self._links):
             link.ask_pull(step, create, [(t.numbers[server], t.spec.dim, p.keys[cut], t.dtype) for cut, t, p in parts[server]])
         refused: list[FleetError] = []
@@ -278,11 +279,13 @@ class Client:
                 raise
             except FleetError as error:  # take the others' answers all the same: unread, they would be taken for the next ones
                 refused.append(error)
+        timeline.mark("send", "pull", began)
         if refused:
             raise refused[0]
 
     def _push(self, gradients: list[tuple[Table, RowGradient]], rate: float, step: int, sequence: int,
               dtype: str | None = None) -> None:  # fmt: skip
+        start = timeline.now()
         ends = [list(accumulate(g.counts.tolist())) for _, g in gradients]
         for server, link in enumerate(self._links):
             parts = []
@@ -301,6 +304,7 @@ class Client:
                     self._failure = error
                     raise
                 self.round_trips.add(server, time.perf_counter() - began)
+        timeline.mark("send", "push", start)
         for slow in self.round_trips.name_slow():
             self.on_slow(slow)
 

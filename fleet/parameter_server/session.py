@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fleet import env, logger, recovery
+from fleet import env, logger, recovery, timeline
 from fleet.errors import ConfigError, FleetError
 from fleet.parameter_server import native, report, sightings
 from fleet.parameter_server.announced import Announced, Gathered, Ids
@@ -109,7 +109,7 @@ class Session:
 
         ``clicks``, ``bool[n]``, are those of the ids, if the table's life counts them.
         """
-        scale = self.weight
+        scale, began = self.weight, timeline.now()
         if scale == 0 or not len(pulled.keys):
             return  # an empty part of a batch: computed on a borrowed sample, counts nothing
         # Merged per key, weighted by the trainer's share; the server refuses NaN and infinity, with the table's name.
@@ -119,6 +119,7 @@ class Session:
             gathered = Gathered(self.core, pulled, scale, table.spec.life.num_sightings)
             parts.append(gathered)
         gathered.add(pulled, gradient, bags, clicks)
+        timeline.mark("encode", table.spec.name, began)
 
     def hand_in(self, table: Table, gradient: RowGradient) -> None:
         """Take a gradient that goes with this step's push, and with no later one."""

@@ -263,9 +263,9 @@ def logged(world_size: int, how: str) -> Any:
     out = io.StringIO()
     os.environ["FLEET_PROGRESS"] = "0"
     with contextlib.redirect_stdout(out), job(world_size):
-        from fleet import progress
+        from fleet import display, progress
 
-        progress.PRINT_S = 0.0
+        display.Lines.interval_s = 0.0
         boards: list[Any] = []
         opened = progress.Board.__init__
         progress.Board.__init__ = lambda board, runtime: (boards.append(board), opened(board, runtime))[1]  # type: ignore
@@ -288,3 +288,29 @@ def logged(world_size: int, how: str) -> Any:
         finally:
             progress.Board.__init__ = opened  # type: ignore[method-assign]
     return out.getvalue(), sum(len(b._open) for b in boards)
+
+
+def profiled(world_size: int, path: str, mode: str = "", slow: int = -1, steps: int = 3, stops_early: int = -1,
+             servers: tuple[str, ...] = (), secret: str = "") -> Any:  # fmt: skip
+    """Profile ``steps`` steps of a job, twice; return what trainer 0 printed."""
+    import time
+
+    if int(os.environ["FLEET_RANK"]) >= world_size:
+        return None
+    out = io.StringIO()
+    block = {"consistency": mode} if mode else None
+    with contextlib.redirect_stdout(out), job(world_size, servers, secret):
+        net = fleet.distributed_model(Net())
+        optimizer = fleet.distributed_optimizer(adam(net), strategy=Strategy(parameter_server=block))
+        loader = fleet.distributed_loader(source(batch_size=6), ids={"words": net.words} if mode else None)
+        fleet.profile(steps, after=1, path=path)
+        for _ in range(2):
+            for batch in loader:
+                if fleet.rank() == slow:
+                    time.sleep(0.02)
+                one_step(net, optimizer, batch["words"], batch["y"])
+                if fleet.rank() == stops_early and fleet.runtime.current("test").steps == 3:
+                    break  # the others find out at their next backward
+            if steps < 4:
+                fleet.profile(2, after=0, path=path + "2")
+    return out.getvalue()
