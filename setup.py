@@ -98,6 +98,7 @@ setup(
         "cpu": ["paddlepaddle>=2.6.2,<4"],
         "gpu": ["paddlepaddle-gpu==2.6.2", "numpy<2", "protobuf<5"],
         "parquet": ["pyarrow>=14"],
+        "joblib": ["joblib>=1.4"],
         "images": ["pillow>=10"],
         "text": ["tokenizers>=0.15", "sacrebleu>=2.4"],  # of examples/bert and examples/transformer
         "tensorboard": ["tensorboard>=2.10,<3"],
@@ -105,7 +106,7 @@ setup(
         "mlflow": ["mlflow>=2.8,<4"],
         "test": [
             "pytest>=8", "pytest-timeout", "pytest-xdist>=3,<4", "hypothesis", "ruff", "mypy", "types-PyYAML", "safetensors",
-            "pybind11>=2.12,<4", "pyarrow>=14", "pillow>=10", "tokenizers>=0.15", "sacrebleu>=2.4",
+            "pybind11>=2.12,<4", "pyarrow>=14", "joblib>=1.4", "pillow>=10", "tokenizers>=0.15", "sacrebleu>=2.4",
             "tensorboard>=2.10,<3",
         ],  # fmt: skip
         "bench": [],  # benchmarks make their rivals' environments themselves

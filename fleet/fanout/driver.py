@@ -128,7 +128,7 @@ class Driver:
 
     def _patience(self, timeout_s: float | None) -> float | None:
         """Return how long nothing can happen unless a member ends."""
-        if not self._running and not any(flow.due_at() for flow in self.flows):
+        if not self._running and not any(flow.due_at() or flow.waits for flow in self.flows):
             return 0.0
         moments = [due for flow in self.flows if (due := flow.due_at()) is not None] if self._feeding else []
         limit = min((max(0.0, due - time.monotonic()) for due in moments), default=None)

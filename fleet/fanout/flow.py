@@ -25,6 +25,7 @@ from fleet.fanout.results import Result
 from fleet.fanout.run_directory import RunDirectory
 
 BACKOFF_MOST_S = 30.0
+NOTHING: Any = object()  # what an iterator of (place, item) gives that has nothing yet
 CACHED_AT_ONCE = 64  # members that the journal has, before they are shown and workers are looked after
 
 
@@ -60,6 +61,7 @@ class Flow:
         self.broken: BaseException | None = None  # what the iterator of the items raised
         self.counts = {"done": 0, "failed": 0, "cached": 0}
         self.running = 0
+        self.waits = False  # the iterator has nothing at the moment, and will wake the driver when it has
         self._source: Iterator[tuple[int, Any]] | None = iter(items)
         self._ready: list[deque[Task]] = [deque() for _ in levels]
         self._delayed: list[tuple[float, int, Task]] = []
@@ -112,6 +114,9 @@ class Flow:
             return None
         if not taken:
             self._source = None
+            return None
+        self.waits = taken[0] is NOTHING
+        if self.waits:
             return None
         path = (taken[0][0],)
         item = [element for _, element in taken] if size else taken[0][1]

@@ -96,6 +96,13 @@ class Process:
                 break
         return found, goes_on
 
+    def hang_up(self) -> None:
+        """End the connection: the worker leaves once it has read all that it was sent."""
+        try:
+            self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it has ended already
+            return
+
     def rss_bytes(self) -> int:
         """Return how much memory it holds now."""
         try:

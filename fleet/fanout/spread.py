@@ -6,7 +6,7 @@ runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 from fleet.errors import ConfigError
@@ -118,7 +118,7 @@ class Spread:
 
     def driver(self) -> Driver:
         """Return a run of this spread that has not begun."""
-        return _driver([self], [None])
+        return driver_of([self], [None])
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("a spread is lazy: end it with .gather(), .as_completed() or .start()")
@@ -181,10 +181,10 @@ def gather(*spreads: Spread, errors: Any = "raise") -> tuple[Any, ...]:
     return tuple(_gathered(list(spreads), errors))
 
 
-def _gathered(spreads: list[Spread], errors: Any, only: list[list[tuple[int, Any]] | None] | None = None) -> list[Any]:
+def _gathered(spreads: list[Spread], errors: Any, only: Sequence[Iterable[tuple[int, Any]] | None] | None = None) -> list[Any]:
     if not spreads:
         return []
-    driver = _driver(spreads, only or [None] * len(spreads))
+    driver = driver_of(spreads, only or [None] * len(spreads))
     found: dict[int, Results] = {id(flow.directory): Results() for flow in driver.flows}
     with driver:
         for result in driver.results():
@@ -243,7 +243,8 @@ def _again(one: Spread, before: Results, options: dict[str, Any]) -> Results:
     return merged
 
 
-def _driver(spreads: list[Spread], only: list[list[tuple[int, Any]] | None]) -> Driver:
+def driver_of(spreads: list[Spread], only: Sequence[Iterable[tuple[int, Any]] | None]) -> Driver:
+    """Return a run of several spreads that has not begun. ``only``: (place, item) pairs in place of a spread's own items."""
     options = spreads[0].options
     for one in spreads[1:]:
         for name in _SHARED:

@@ -276,7 +276,7 @@ class Local:
         there = [worker for worker in self._workers if worker is not None]
         self._workers = []
         for worker in there:
-            worker.connection.shutdown(socket.SHUT_RDWR)
+            worker.hang_up()
         deadline = time.monotonic() + GOODBYE_S
         for worker in there:
             worker.has_exited(deadline - time.monotonic())
