@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fleet import config
+from fleet import config, old_spellings
 from fleet.collective.strategies import custom
 from fleet.collective.strategies.hooks import Strategy
 from fleet.config import Field
@@ -85,6 +85,8 @@ class DistributedStrategy:
 
     def __init__(self, **values: Any) -> None:
         object.__setattr__(self, "_set", {})
+        object.__setattr__(self, "dp_degree", -1)  # of hybrid_configs: the trainers that the script counts on; -1: any number
+        object.__setattr__(self, "_old_configs", set())  # blocks that were set by NAME_configs
         object.__setattr__(self, "_old_k_steps", 0)  # of a_sync_configs, until a_sync is set
         for name, value in values.items():
             setattr(self, name, value)
@@ -164,11 +166,23 @@ class DistributedStrategy:
         if name in _OLD_SETTERS:
             _OLD_SETTERS[name](self, value, at)
             return
+        if old_spellings.refuse(name, value, at):
+            return  # it asks for nothing
+        if name == "hybrid_configs" and isinstance(value, dict):
+            object.__setattr__(self, "dp_degree", value.get("dp_degree", -1))
+        translated = old_spellings.translated(name, value, lambda block: self._set.get(block) or {}, at)
+        if translated is not None:
+            if translated[1] is not None:
+                self._assign(*translated, at)
+            return
         if name.endswith("_configs") and name[:-8] in blocks():
             # The form of paddle.distributed.fleet: strategy.amp = True, then strategy.amp_configs = {...}.
             name = name[:-8]
             if not isinstance(value, dict):
                 raise ConfigError(f"{name}_configs must be a dict, got {value!r}", at=at(name), fix="give the fields to set")
+            self._old_configs.add(name)
+        elif value is True and name in self._old_configs:
+            value = self._set[name] or {}  # strategy.amp = True behind its amp_configs turns on what these say
         plain = {f.name: f for f in PLAIN}
         if name == "custom":
             self._set_custom(value, at)

@@ -28,7 +28,8 @@ ARROWS: dict[str, str] = {
     "parameter_server.block": "config errors parameter_server.spec",
     "parameter_server.row_life": "config errors",
     "parameter_server.spec": "errors parameter_server.row_life",
-    "strategy": "config errors collective.strategies parameter_server.block",
+    "old_spellings": "errors",
+    "strategy": "config errors old_spellings collective.strategies parameter_server.block",
     # The one Runtime, and Paddle's process groups under it.
     "recovery": "env",
     "runtime": "env control errors recovery strategy group timeline",

@@ -12,7 +12,7 @@ from fleet.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    "name", ["amp", "onebit", "nothing_like_it"]
+    "name", ["ampere", "strat", "nothing_like_it"]
 )
 def test_what_is_not_there_names_what_is(name: str) -> None:
     for value in (True, False, None, {}, {"k_steps": 4}):

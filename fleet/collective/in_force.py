@@ -45,6 +45,9 @@ class InForce:
 
     def __init__(self, strategy: DistributedStrategy, trainer: Trainer) -> None:
         self.trainer = trainer
+        if strategy.dp_degree not in (-1, trainer.world_size):
+            what = f"hybrid_configs asks for dp_degree {strategy.dp_degree}, and the job has {trainer.world_size} trainers"
+            raise ConfigError(what, at="strategy.hybrid_configs", fix="start as many, or leave dp_degree away")
         self.strategies = _made(strategy)
         codecs = [s for s in self.strategies if isinstance(s, Codec)]
         self.codec = codecs[0] if codecs else None

@@ -45,6 +45,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"dgc": True}, "adam", "paddle.optimizer.Momentum"),
     ({"clip": True}, "clips", "ClipGradByNorm"),
     ({"powersgd": {"rank": 7}}, "", "powersgd.rank 7 makes no matrix"),
+    ({"sharding": {"degree": 4}}, "", "asks for 4 trainers, and the job has 2"),
+    ({"hybrid_configs": {"dp_degree": 4}}, "", "asks for dp_degree 4, and the job has 2"),
     ({"recompute": {"layers": ["33"]}}, "", "no layer '33'"),
 ]
 

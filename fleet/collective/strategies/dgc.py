@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleet.collective.strategies.codec import Codec, Part, own_or_shared
@@ -51,11 +51,16 @@ class Dgc(Codec):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        if not self.sparsity:
-            raise ConfigError("dgc.sparsity is empty", at="dgc.sparsity", fix="give at least one entry, for example [0.999]")
         self._momentum, self._world_size = 0.0, 1
         self._sent: dict[str, int] = {}  # parameter -> steps
         self._speed: dict[str, Any] = {}  # parameter -> float32[n], momentum of this trainer's gradients
+
+    @classmethod
+    def complete(cls, values: dict[str, Any], at: Callable[..., str]) -> dict[str, Any]:
+        """Refuse a ramp without an entry."""
+        if not values["sparsity"]:
+            raise ConfigError("dgc.sparsity is empty", at=at("sparsity"), fix="give at least one entry, for example [0.999]")
+        return values
 
     def wrap_optimizer(self, optimizer: Any, trainer: Trainer) -> Any:
         """Return an SGD; the momentum moves here."""

@@ -28,9 +28,14 @@ class Sharding(Strategy):
     """
 
     name = "sharding"
-    fields = (Field("stage", int, 1, "what is shared out: 1, the optimizer's state", low=1, high=1),)
+    fields = (
+        Field("stage", int, 1, "what is shared out: 1, the optimizer's state", low=1, high=1),
+        Field("degree", int, None, "trainers that share; all of the job, or it is refused; None: all", low=1, none_ok=True),
+    )
     conflicts = {"localsgd": _LOCAL, "post_localsgd": _LOCAL, "parameter_server": _WITH_TABLES}
     per_trainer = True
+
+    degree: int | None
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -40,6 +45,9 @@ class Sharding(Strategy):
     def wrap_optimizer(self, optimizer: Any, trainer: Trainer) -> Any:
         """Leave the optimizer this trainer's part of the parameters."""
         held = optimizer._parameter_list
+        if self.degree not in (None, trainer.world_size):
+            what = f"sharding.degree asks for {self.degree} trainers, and the job has {trainer.world_size}"
+            raise ConfigError(what, at="strategy.sharding.degree", fix="leave it away: all trainers of a job share")
         if held and isinstance(held[0], dict):
             fix = "give the optimizer a list of parameters"
             raise ConfigError("sharding knows no groups of parameters", at="strategy.sharding", fix=fix)
