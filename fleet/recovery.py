@@ -3,6 +3,7 @@
     DIR/recovery.json        by trainer 0: how a loss is answered, and the newest complete checkpoint
     DIR/trainer-1.position   by each trainer, at every step: how many steps it took, and where its data stand
     DIR/server-0.losses      by a server that carried on: what was lost
+    DIR/failing              by the launcher, before TERM, where a run is ended or begun again because a process was lost
 
 Nothing is written unless the launcher restarts (``--server_restarts``, ``--trainer_restarts``). Launcher, servers and trainers
 read it; so the standard library only.
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from fleet import env
 
 PLAN = "recovery.json"
+_FAILING = "failing"
 _MAGIC = b"FLTPOS1\0"
 _HEAD = struct.Struct("<8sQB")  # magic, steps taken in this run, whether the place is behind
 _TAKEN_AT, _BUSY_AT, _INCARNATION_AT = 8, 16, 24
@@ -183,6 +185,22 @@ def read_plan(directory: str) -> Plan:
         with open(os.path.join(directory, PLAN), encoding="utf-8") as file:
             return Plan(**json.load(file))
     return Plan()
+
+
+def note_failing(directory: str, failing: bool) -> None:
+    """Let the trainers know, before they get TERM, that the run is ended because it failed: there is nothing to save."""
+    path = os.path.join(directory, _FAILING)
+    with contextlib.suppress(OSError):
+        if failing:
+            with open(path, "wb"):
+                pass
+        else:
+            os.unlink(path)
+
+
+def is_failing(directory: str) -> bool:
+    """Return whether the run is being ended because it failed."""
+    return bool(directory) and os.path.exists(os.path.join(directory, _FAILING))
 
 
 def note_loss(directory: str, server: int, line: str) -> None:

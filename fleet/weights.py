@@ -6,7 +6,6 @@ All trainers call both functions. A call by some ends with an error naming the m
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 from fleet import disk, paddle_wheel
@@ -38,19 +37,19 @@ def save(model: Any, path: str) -> None:
             state.update(tables.weights())
             if tables.has_open_tables():
                 temporary = f"{path}.tables.tmp"
-                shutil.rmtree(temporary, ignore_errors=True)
+                disk.remove_tree(temporary)
                 tables.save(temporary)
                 _replace(temporary, f"{path}.tables")
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        disk.make_directories(os.path.dirname(os.path.abspath(path)))
         disk.save_paddle(state, f"{path}.tmp")
-        os.replace(f"{path}.tmp", path)
+        disk.rename(f"{path}.tmp", path)
         disk.sync_directory(os.path.dirname(os.path.abspath(path)))
 
     try:
         together(runtime, "fleet.save()", lambda: on_first(runtime, write))
     except FleetError:
         on_first(runtime, lambda: disk.remove(f"{path}.tmp"))
-        on_first(runtime, lambda: shutil.rmtree(f"{path}.tables.tmp", ignore_errors=True))
+        on_first(runtime, lambda: disk.remove_tree(f"{path}.tables.tmp"))
         raise
 
 
@@ -100,8 +99,8 @@ def load(model: Any, path: str) -> None:
 def _replace(new: str, target: str) -> None:
     """Put one directory in another's place; the old one goes last."""
     replaced = f"{target}.old"
-    shutil.rmtree(replaced, ignore_errors=True)
+    disk.remove_tree(replaced)
     if os.path.isdir(target):
-        os.rename(target, replaced)
-    os.rename(new, target)
-    shutil.rmtree(replaced, ignore_errors=True)
+        disk.rename(target, replaced)
+    disk.rename(new, target)
+    disk.remove_tree(replaced)

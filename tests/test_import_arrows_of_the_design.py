@@ -45,7 +45,7 @@ ARROWS: dict[str, str] = {
     "shelf": "disk errors logger",
     "together": "errors runtime",
     "track": "recovery runtime",
-    "checkpoint": "track disk errors logger paddle_wheel runtime shelf together",
+    "checkpoint": "track disk env errors logger paddle_wheel recovery runtime shelf together",
     "weights": "disk errors paddle_wheel runtime together",
     # What the user sees while it trains.
     "display": "env",
@@ -75,7 +75,7 @@ SERVERS_OWN = {"server", "replies", "service", "tables", "wire", "endpoint", "na
                "consistency.geo", "consistency.mode", "consistency.waiting", "statistics", "prometheus", "ledger", "snapshot",
                "snapshot.manifest", "snapshot.saving", "snapshot.loading", "client", "link", "watched", "answer", "lookup",
                "row_life", "sections", "sightings"}  # fmt: skip
-NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training", "paddle_names"}
+NUMPY = {"exchange", "metrics", "data", "collective", "parameter_server", "checkpoint", "training", "paddle_names", "disk"}
 
 
 def module_of(path: Path) -> str:

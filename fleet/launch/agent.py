@@ -19,6 +19,7 @@ import signal
 import time
 from types import FrameType
 
+from fleet import recovery
 from fleet.errors import FleetError
 from fleet.launch import keeper, report
 from fleet.launch.child import Child
@@ -31,6 +32,7 @@ SETTLE_S = 0.3  # how long to wait for the true cause when what is seen looks li
 RECORD_S = 1.0  # how long a process may take to exit after an uncaught exception (threads, atexit)
 GROUP_KILL_S = 1.0  # from TERM to KILL of the groups
 RESTART_KILL_S = 0.5  # from TERM to KILL of processes that are to be started again: nothing of theirs is worth saving
+EX_PREEMPTED = 75  # a trainer's, and then the run's: it has saved, and is to be started again
 LEFTOVER_S = 0.3  # from TERM to KILL of processes that outlived their trainer
 TICK_S, IDLE_TICK_S = 0.05, 0.2  # how often log files are looked at
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -50,7 +52,7 @@ class Agent:
         self.past: list[Child] = []  # earlier lives, unreaped
         self.restarts = Restarts(job)
         self.signals: list[int] = []  # that this launcher got; appended to by the handler alone
-        self.reason = ""  # "", "done", "failed" or "signal": why the run is being ended; "restart": to begin again
+        self.reason = ""  # "", "done", "failed", "preempted" or "signal": why the run is being ended; "restart": to begin again
         self.stop_ns = 0
         self._keeping = Keeping(job.run_id, job.meeting.socket_dir)
         self._starting = ""  # the process that is being started
@@ -183,8 +185,8 @@ class Agent:
         failures = self._failures()
         if self.signals:
             self._begin_stop("signal")
-        elif all(c.status == 0 for c in trainers):
-            self._begin_stop("done")
+        elif all(c.status in (0, EX_PREEMPTED) for c in trainers):
+            self._begin_stop("done" if all(c.status == 0 for c in trainers) else "preempted")
         elif failures:
             first_s = min(c.exit_ns for c in self.children if self._is_bad(c)) / 1e9
             nothing_to_come = all(c.status is not None for c in self.children) or time.monotonic() - first_s > SETTLE_S
@@ -220,7 +222,7 @@ class Agent:
             return not child.signalled  # whatever its status: trainers were running
         if child.signalled and (child.record_seen_s is not None or child.status in (-signal.SIGTERM, -signal.SIGKILL)):
             return report.read_record(child.log_path) is not None
-        return child.status != 0
+        return child.status not in (0, EX_PREEMPTED)  # the others are on their way too: they have agreed
 
     def _failures(self) -> list[report.Failure]:
         bad = [c for c in self.children if self._is_bad(c)]
@@ -246,6 +248,7 @@ class Agent:
             self._start(lost.spec, rejoins=True)
             return
         self.reason, self.stop_ns = "restart", time.monotonic_ns()
+        recovery.note_failing(self.job.log_dir, True)
         for child in self.children:
             child.send(signal.SIGTERM)
 
@@ -268,6 +271,7 @@ class Agent:
             for child in list(self.children):
                 self._retire(child, self.restarts.done[-1])
             self.reason = ""
+            recovery.note_failing(self.job.log_dir, False)
             self._start_all()
 
     def _retire(self, child: Child, restart: Restart) -> None:
@@ -284,6 +288,8 @@ class Agent:
 
     def _begin_stop(self, reason: str) -> None:
         self.reason, self.stop_ns = reason, time.monotonic_ns()
+        if reason == "failed":
+            recovery.note_failing(self.job.log_dir, True)
         if reason == "signal":
             name = report.signal_name(self.signals[0])
             self.console.say(f"\nfleet: {name}: ending the run, at most {self.job.grace_s:g} s for saving\n")
@@ -338,7 +344,12 @@ class Agent:
         now_ns = time.monotonic_ns()
         stop_s = (now_ns - self.stop_ns) / 1e9
         status = 0
-        if self.reason == "signal":
+        preempted = any(c.status == EX_PREEMPTED for c in self.children if c.spec.role == "trainer")
+        if self.reason == "preempted" or (self.reason == "signal" and preempted and self.signals[0] == signal.SIGTERM):
+            status = EX_PREEMPTED
+            logs = report.shorten(self.job.log_dir)
+            self.console.say(f"fleet: preempted: the trainers saved and ended; start the job again to go on; logs in {logs}\n")
+        elif self.reason == "signal":
             status = 128 + self.signals[0]
             name = report.signal_name(self.signals[0])
             self.console.say(f"fleet: stopped by {name} in {stop_s:.1f} s; logs in {report.shorten(self.job.log_dir)}\n")

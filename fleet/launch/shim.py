@@ -16,6 +16,7 @@ import time
 from types import CodeType, ModuleType, TracebackType
 
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
+EX_PREEMPTED = 75
 SWITCH_INTERVAL_S = 5e-5  # measured in docs/tuning.md
 _MXCSR_OFFSET, _FTZ_DAZ = 28, 0x8040  # in glibc's fenv_t of x86-64; flush-to-zero is bit 15, denormals-are-zero bit 6
 
@@ -190,7 +191,7 @@ def main() -> None:
         module.__dict__.update(held, __builtins__=__builtins__)
         exec(code, module.__dict__)
     except BaseException as error:
-        if exit_status(error) and not isinstance(error, KeyboardInterrupt):
+        if exit_status(error) not in (0, EX_PREEMPTED) and not isinstance(error, KeyboardInterrupt):
             record.write(error)
         raise
     finally:

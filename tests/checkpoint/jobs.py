@@ -42,6 +42,33 @@ class Net(nn.Layer):
         return out if self.users is None else out + self.users(words[:, 0] * 10**12).sum(axis=1, keepdim=True)
 
 
+class Rounds(fleet.Codec):
+    """Sends float16; what rounding loses is each trainer's own, and goes with the next step."""
+
+    name = "rounds"
+    error_feedback = True
+
+    def encode(self, part: Any) -> bytes:
+        return part.values.astype(np.float16).tobytes()
+
+    def decode(self, payload: bytes, part: Any) -> Any:
+        return np.frombuffer(payload, np.float16).astype(np.float32)
+
+
+class Counter:
+    """An object of the user's own."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen, "tensor": paddle.full([2], self.seen)}
+
+    def set_state_dict(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+        assert state["tensor"].tolist() == [self.seen] * 2
+
+
 def data() -> Any:
     rng = np.random.default_rng(5)
     words, labels = rng.integers(0, VOCABULARY, (SAMPLES, 3)), rng.standard_normal((SAMPLES, 1)).astype(np.float32)
@@ -64,14 +91,16 @@ def job(world_size: int, servers: tuple[str, ...] = (), secret: str = "") -> Ite
 
 
 def built(servers: tuple[str, ...] = (), tables: bool = True, dim: int = 4, open_table: bool = False, optimizer: str = "Adam",
-          timeout_s: float = 20.0) -> tuple[Any, Any, Any]:  # fmt: skip
+          timeout_s: float = 20.0, strategies: dict[str, Any] | None = None,
+          rounds: bool = False) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return model, optimizer and schedule under fleet."""
     model = fleet.distributed_model(Net(dim, open_table))
     schedule = paddle.optimizer.lr.ExponentialDecay(0.05, 0.9)
     lazy = {"lazy_mode": True} if optimizer == "Adam" else {}
     inner = getattr(paddle.optimizer, optimizer)(schedule, parameters=model.parameters(), **lazy)
     block = {"parameter_server": {"consistency": "sync"}} if tables else {}
-    strategy = fleet.DistributedStrategy(timeout_s=timeout_s, **block)
+    custom = {"custom": [Rounds()]} if rounds else {}
+    strategy = fleet.DistributedStrategy(timeout_s=timeout_s, **block, **custom, **(strategies or {}))
     return model, fleet.distributed_optimizer(inner, strategy=strategy), schedule
 
 
@@ -83,7 +112,8 @@ def weights(model: Any) -> dict[str, Any]:
 
 
 def train(world_size: int, servers: tuple[str, ...] = (), secret: str = "", directory: str = "", epochs: int = 3,
-          stop_at: int = 0, seed: int = 1, every_steps: int | None = 3, keep: int = 2, **build: Any) -> Any:  # fmt: skip
+          stop_at: int = 0, seed: int = 1, every_steps: int | None = 3, keep: int = 2, more: dict[str, Any] | None = None,
+          scores: list[float] | None = None, own: str = "counter", **build: Any) -> Any:  # fmt: skip
     """Train with a Checkpointer in ``directory`` or, with "", without; return what happened, and every tensor.
 
     ``stop_at``: leave the loop after so many steps, as an exception does. A process whose rank is not in the job does nothing.
@@ -97,9 +127,9 @@ def train(world_size: int, servers: tuple[str, ...] = (), secret: str = "", dire
         source = paddle.io.DataLoader(data(), batch_size=BATCH, shuffle=True)
         announced = {0: model.words} if build.get("tables", True) else None
         loader = fleet.distributed_loader(source, ids=announced)
-        ckpt = None
+        ckpt, counter = None, Counter()
         if directory:
-            how = {"every_steps": every_steps, "keep": keep}
+            how: dict[str, Any] = {"every_steps": every_steps, "keep": keep, "objects": {own: counter}, **(more or {})}
             ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, loader=loader, **how)
         losses, rates, seen, steps = [], [], [], 0
         for epoch in ckpt.epochs(epochs) if ckpt else range(epochs):
@@ -111,13 +141,17 @@ def train(world_size: int, servers: tuple[str, ...] = (), secret: str = "", dire
                 optimizer.step()
                 optimizer.clear_grad()
                 schedule.step()
+                counter.seen += 1
                 losses.append(float(loss))
                 rates.append(optimizer.get_lr())
                 steps += 1
                 if stop_at and steps == stop_at:
                     return {"steps": steps, "losses": losses}
+            if ckpt and scores:
+                ckpt.score(scores[epoch])
         fleet.barrier()
         found = {"steps": steps, "epochs": seen, "losses": losses, "rates": rates, "weights": weights(model)}
+        found.update(seen=counter.seen, best=ckpt.best() if ckpt else None)
         fleet.barrier()
         return found
 

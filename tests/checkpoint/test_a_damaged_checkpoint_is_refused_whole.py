@@ -1,4 +1,4 @@
-"""A newest checkpoint with a damaged file: every trainer gets a SnapshotError naming file and remedy, and nothing was loaded."""
+"""A newest checkpoint with a damaged file is passed over; if no older one is whole it is refused, and nothing was loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fleet import disk
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +42,55 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(body)
 
 
-def test_every_file_in_every_way(play: Callable[..., Any], saved: Path, tmp_path: Path) -> None:
+def test_every_file_in_every_way(play: Callable[..., Any], saved: Path, tmp_path: Path, checkpoint_pair: Any) -> None:
+    """The newest is passed over, by all trainers; alone on the shelf it is refused, and nothing was loaded."""
     names = files(saved)
     expected = {"manifest.json", "model.pdparams", "optimizer.pdopt", "loader.json", "trainer-0.rng", "trainer-1.rng",
                 "tables/manifest.json"}  # fmt: skip
     assert expected <= set(names) and sum(n.endswith(".safetensors") for n in names) == 2
-    attempts = [(name, how) for name in names for how in ("truncated", "flipped", "missing")]
+    attempts = [(name, how, older) for older in (False, True) for name in names for how in ("truncated", "flipped", "missing")]
     directories = [str(tmp_path / str(i)) for i in range(len(attempts))]
-    for directory, (name, how) in zip(directories, attempts, strict=True):
-        shutil.copytree(saved, directory)
+    for directory, (name, how, older) in zip(directories, attempts, strict=True):
+        shutil.copytree(saved, directory, ignore=None if older else shutil.ignore_patterns("step-00000005"))
         damage(Path(directory) / "step-00000006" / name, how)
     for outcomes in play("loads", 2, 2, directories=[*directories, str(saved)]):
-        for (error, moved, _), (name, how), directory in zip(outcomes[:-1], attempts, directories, strict=True):
+        for (error, moved, step), (name, how, older), directory in zip(outcomes[:-1], attempts, directories, strict=True):
+            if older:
+                assert (error, step) == (None, 5), (name, how, error)
+                continue
             assert error and error.startswith("SnapshotError"), (name, how, error)
             assert os.path.basename(name) in error and "fix:" in error and directory in error, (name, how, error)
             assert moved == [], (name, how)
         error, moved, step = outcomes[-1]  # and the servers are as willing as before
         assert error is None and step == 6 and "words.rows" in moved and "loader" in moved
+    said = checkpoint_pair.log(0)
+    for (name, _, older), directory in zip(attempts, directories, strict=True):
+        assert not older or ("a checkpoint is passed over: " in said and f"{directory}/step-00000006" in said), name
 
 
-def test_the_remedy_works(play: Callable[..., Any], saved: Path, tmp_path: Path) -> None:
-    shutil.copytree(saved, tmp_path / "d")
-    damage(tmp_path / "d/step-00000006/optimizer.pdopt", "flipped")
-    (((error, _, _),), _) = play("loads", trainers=2, servers=1, directories=[str(tmp_path / "d")])
-    assert f"remove {tmp_path}/d/step-00000006 to resume at the checkpoint before it" in error
-    shutil.rmtree(tmp_path / "d/step-00000006")
-    assert [r[0][2] for r in play("loads", trainers=2, servers=1, directories=[str(tmp_path / "d")])] == [5, 5]
+def test_a_damaged_one_is_set_aside_by_the_next_save(play: Callable[..., Any], tmp_path: Path) -> None:
+    play("train", tables=False, directory=str(tmp_path), stop_at=8)
+    (tmp_path / "step-00000006/manifest.json").unlink()
+    (done,) = play("train", tables=False, directory=str(tmp_path))
+    assert done["steps"] == 10  # from step 5 on
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-00000006", "step-00000012", "step-00000015"]
+
+
+def test_of_a_newer_version(play: Callable[..., Any], tmp_path: Path) -> None:
+    """It is whole, so it is no case for an older one."""
+    play("train", tables=False, directory=str(tmp_path), stop_at=8)
+    path = tmp_path / "step-00000006/manifest.json"
+    manifest = {k: v for k, v in json.loads(path.read_text()).items() if k != "checksum"}
+    manifest["format"] = "fleet checkpoint 3"
+    path.write_text(json.dumps({**manifest, "checksum": disk.json_checksum(manifest)}))
+    (((error, moved, _),),) = play("loads", tables=False, directories=[str(tmp_path)])
+    assert "has format 3, this version of fleet reads up to 2" in error and "fix:" in error and moved == []
+
+
+def test_of_another_model_says_what_differs(play: Callable[..., Any], tmp_path: Path) -> None:
+    play("train", tables=False, directory=str(tmp_path), stop_at=8)
+    (((error, moved, _),),) = play("loads", tables=False, dim=5, directories=[str(tmp_path)])
+    assert "words.weight has shape [30, 4] in the file, [30, 5] in the model" in error and moved == []
 
 
 @pytest.mark.parametrize("build, words", [
