@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fleet.errors import NotPicklable
-from fleet.fanout.parcel import pack
+from fleet.fanout.chain import Level, name_of
+from fleet.fanout.parcel import Keep, Packed, pack
 
 _DEPTH = 6  # deep enough for a result in a dict in a list of objects; each level costs a pickling attempt
 
@@ -21,6 +22,26 @@ def not_picklable(value: Any, error: BaseException, *, what: str, at: str) -> No
         at=at,
         fix='make it inside the function (once per worker), return plain data, or use backend="thread", which pickles nothing',
     )
+
+
+def packed_level(level: Level, keep: Keep | None = None) -> Packed:
+    """Pickle a level's functions, or name the one that cannot be, and its variable.
+
+    Raises:
+        NotPicklable: as said.
+    """
+    try:
+        return pack(level, keep)
+    except OSError:
+        raise
+    except Exception as error:
+        for function in level.functions():
+            try:
+                pack(function)
+            except Exception as reason:
+                name = name_of(function)
+                raise not_picklable(function, reason, what=f"the function {name}", at=f"the chain, at {name}") from reason
+        raise not_picklable(level.inner, error, what="the list of the inner spread", at=".spread()") from error
 
 
 def _kind(value: Any) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from fleet.fanout import chain, current
-from fleet.fanout.parcel import Packed, unpack
+from fleet.fanout.parcel import Packed, pack, unpack
 
 # How an attempt ends. RETURNED: it never began, because its worker was lost under another member; nobody is charged.
 OK, DROPPED, ERROR, LOST, TIMEOUT, RETURNED, CANCELLED = "ok", "dropped", "error", "lost", "timeout", "returned", "cancelled"
@@ -79,3 +80,19 @@ def trace_of(error: BaseException, at: TracebackType | None) -> str:
     while at is not None and "/fleet/fanout/" in at.tb_frame.f_code.co_filename.replace("\\", "/"):
         at = at.tb_next
     return "".join(traceback.format_exception(type(error), error, at or error.__traceback__))
+
+
+def packed_failure(error: BaseException) -> tuple[bytes, str, str, str]:
+    """Return an exception as it travels: its pickle (b"" if it cannot be rebuilt), type, text and traceback."""
+    trace = trace_of(error, error.__traceback__)
+    try:
+        body = pack(error.with_traceback(None)).body
+        if type(pickle.loads(body)) is not type(error):
+            body = b""
+    except Exception:  # noqa: BLE001  then its type and text go
+        body = b""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001
+        text = "<its str() raises>"
+    return body, type(error).__qualname__, text, trace

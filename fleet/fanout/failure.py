@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from fleet.errors import MemberLost, MemberTimeout, TaskError
+from fleet.fanout.parcel import Packed, unpack
 
 if TYPE_CHECKING:
     from fleet.fanout.results import Result, Results
@@ -128,3 +129,15 @@ def unsendable(path: tuple[int, ...], kind: str, text: str) -> TaskError:
         at=member_text(path),
         fix=f"{kind} cannot be rebuilt in another process: give it a __reduce__, or pass its arguments to super().__init__",
     )
+
+
+def rebuilt(path: tuple[int, ...], body: bytes, kind: str, text: str) -> BaseException:
+    """Return an exception that crossed a process, or its stand-in if it cannot be unpickled here."""
+    if body:
+        try:
+            error = unpack(Packed(body))
+            if isinstance(error, BaseException):
+                return error
+        except Exception:  # noqa: BLE001  unpickling runs the user's code; its type and text are known
+            return unsendable(path, kind, text)
+    return unsendable(path, kind, text)

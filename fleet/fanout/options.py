@@ -16,6 +16,7 @@ class Options(NamedTuple):
     """The keywords of `fleet.spread`, in its words."""
 
     backend: Any = None
+    cluster: Any = None
     workers: int | None = None
     cpus: float = 1
     gpus: int = 0

@@ -38,7 +38,7 @@ class Recall:
         before = directory.read_description().get("programs", {})
         self._before: dict[str, Any] = before if isinstance(before, dict) else {}
         known = self._before | {digest: parts for digest, parts in self._programs}
-        shown = {name: value for name, value in options._asdict().items() if name not in ("backend", "retry_on")}
+        shown = {name: value for name, value in options._asdict().items() if name not in ("backend", "cluster", "retry_on")}
         directory.describe({"name": options.name, "backend": str(options.backend), "options": shown, "programs": known})
 
     def key(self, level: int, item: Any, seed: int | None, path: tuple[int, ...]) -> str:

@@ -20,7 +20,8 @@ from fleet.fanout.results import Result, Results
 from fleet.fanout.run_directory import RunDirectory
 from fleet.fanout.running import Running
 
-_SHARED = ("backend", "workers", "cpus", "gpus", "memory", "name", "progress", "grace_s")  # what spreads of one run must agree on
+# What spreads of one run must agree on.
+_SHARED = ("backend", "cluster", "workers", "cpus", "gpus", "memory", "name", "progress", "grace_s")
 
 
 class Spread:
@@ -145,7 +146,8 @@ def spread(items: Iterable[Any], **options: Any) -> Spread:
 
     Args:
         backend: "local" (worker processes, the default), "thread", "async" (coroutine functions, 1,000 at once),
-            "inline" (here, in order: for the debugger).
+            "dask" (a Dask cluster), "inline" (here, in order: for the debugger).
+        cluster: of Dask: a ``distributed.Client``, used and never closed, or an address; without it one is started here.
         workers: how many at once; default: usable cores / ``cpus``.
         cpus, gpus, memory: of each member: threads of numeric libraries, GPUs of its own, bytes ("2G") at which it is stopped.
         limit: named tokens, ``{"warehouse": 18}``: at most 18 members at once.
@@ -253,7 +255,7 @@ def driver_of(spreads: list[Spread], only: Sequence[Iterable[tuple[int, Any]] | 
                     f"two spreads of one run disagree about {name}: {getattr(options, name)!r} and {getattr(one.options, name)!r}"
                 )
                 raise ConfigError(what, at="fleet.gather()", fix="give both the same, or gather them one after the other")
-    backend = choose(options.backend)
+    backend = choose(options.backend, options.cluster)
     flows: list[Flow] = []
     opened: list[RunDirectory] = []
     try:

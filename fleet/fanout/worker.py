@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import sys
 import time
 from typing import Any
@@ -70,7 +69,7 @@ class Worker:
                 else:
                     packed = self._packed(value, level, path, attempt)
             except BaseException as error:  # noqa: BLE001  whatever a member raises is sent to the driver
-                state, failure = calls.ERROR, _failure(error)
+                state, failure = calls.ERROR, calls.packed_failure(error)
         seconds = time.perf_counter() - begin
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -136,19 +135,3 @@ def open_log(path: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-def _failure(error: BaseException) -> tuple[bytes, str, str, str]:
-    """Return an exception as it travels: its pickle (b"" if it cannot be rebuilt), type, text and traceback."""
-    trace = calls.trace_of(error, error.__traceback__)
-    try:
-        body = pack(error.with_traceback(None)).body
-        if type(pickle.loads(body)) is not type(error):
-            body = b""
-    except Exception:  # noqa: BLE001  then its type and text go
-        body = b""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001
-        text = "<its str() raises>"
-    return body, type(error).__qualname__, text, trace

@@ -13,13 +13,14 @@ from fleet.fanout.current import current
 # Name -> (module, class); each is loaded when it is asked for.
 BACKENDS = {
     "async": ("fleet.fanout.backends.async_", "Async"),
+    "dask": ("fleet.fanout.backends.dask", "Dask"),
     "inline": ("fleet.fanout.backends.inline", "Inline"),
     "local": ("fleet.fanout.backends.local", "Local"),
     "thread": ("fleet.fanout.backends.thread", "Thread"),
 }
 
 
-def choose(asked: Any) -> Backend:
+def choose(asked: Any, cluster: Any = None) -> Backend:
     """Return a fresh backend for a name; None: ``local``, inside a member what its cpus allow: inline, or threads.
 
     Raises:
@@ -33,7 +34,10 @@ def choose(asked: Any) -> Backend:
     if asked not in BACKENDS:
         raise ConfigError(f"there is no backend {asked!r}", at="fleet.spread()", fix=_fix(asked))
     module, name = BACKENDS[asked]
-    made: Backend = getattr(import_module(module), name)()
+    kind = getattr(import_module(module), name)
+    if cluster is not None and asked not in ("dask",):
+        raise ConfigError(f"the {asked} backend takes no cluster", at="fleet.spread()", fix='backend="dask", or leave cluster= out')
+    made: Backend = kind(cluster) if asked == "dask" else kind()
     return made
 
 

@@ -13,16 +13,14 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
 
 from fleet.errors import ConfigError
 from fleet.fanout import call as calls
 from fleet.fanout import failure, keeper, machine, options
 from fleet.fanout.backends.protocol import BATCHES, CPUS, LOGS, MEMORY, PROCESSES, SEEDS, SENDS, TIMEOUT, Opening
-from fleet.fanout.blame import not_picklable
+from fleet.fanout.blame import not_picklable, packed_level
 from fleet.fanout.call import Call, Outcome, member_name
-from fleet.fanout.chain import name_of
-from fleet.fanout.parcel import Packed, Place, pack, unpack
+from fleet.fanout.parcel import Packed, Place, pack
 from fleet.fanout.process import Process, environment
 from fleet.fanout.shared import SharedBuffers
 
@@ -63,27 +61,13 @@ class Local:
         self._gpus = _shares(opening.gpus, number) if opening.gpus else None
         self._run = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._shared = SharedBuffers(f"fleet-{self._run}", os.path.join(opening.run_dir, "results"), opening.reuse)
-        self._programs = [self._program(level) for level in opening.levels]
+        self._programs = [packed_level(level, self._shared.keep) for level in opening.levels]
         self._oom_kills = _oom_kills()
         self._workers = [None] * number
         for index in range(min(number, opening.num_calls if opening.num_calls is not None else number)):
             self._workers[index] = self._spawn(index)
         command = [sys.executable, "-I", "-S", keeper.__file__, self._run, self._shared.directory]
         self._keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
-
-    def _program(self, level: Any) -> Packed:
-        try:
-            return pack(level, self._shared.keep)
-        except OSError:
-            raise
-        except Exception as error:
-            for function in level.functions():
-                try:
-                    pack(function)
-                except Exception as reason:
-                    name = name_of(function)
-                    raise not_picklable(function, reason, what=f"the function {name}", at=f"the chain, at {name}") from reason
-            raise not_picklable(level.inner, error, what="the list of the inner spread", at=".spread()") from error
 
     def _spawn(self, index: int) -> Process:
         share = self._gpus[index] if self._gpus is not None else None
@@ -201,7 +185,7 @@ class Local:
             value = Packed(body, places) if body or places else None
             outcome = Outcome(ticket, state, value, seconds, log=log, worker=worker.name)
             if said is not None:
-                outcome.error, outcome.traceback = _rebuilt(call, *said), said[3]
+                outcome.error, outcome.traceback = failure.rebuilt(call.path, *said[:3]), said[3]
             found.append(outcome)
         return goes_on
 
@@ -302,17 +286,6 @@ def _held(worker: Process | None) -> int:
 def _shares(gpus: int, workers: int) -> list[list[str]]:
     names = machine.gpus()
     return [names[i * gpus : (i + 1) * gpus] for i in range(workers)]
-
-
-def _rebuilt(call: Call, body: bytes, kind: str, text: str, trace: str) -> BaseException:
-    if body:
-        try:
-            error = unpack(Packed(body))
-            if isinstance(error, BaseException):
-                return error
-        except Exception:  # noqa: BLE001  unpickling runs the user's code; its type and text are known
-            return failure.unsendable(call.path, kind, text)
-    return failure.unsendable(call.path, kind, text)
 
 
 def _oom_kills() -> int:
