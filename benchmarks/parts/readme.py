@@ -30,7 +30,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "recovery": ("",),
     "readers": ("multislot$", "criteo"),
     "growth": (),
-    "data_parallel": ("",),
+    "collective": ("",),
+    "data_parallel": ("",),  # the forerunner of collective.py: recorded at the commit that its line names
     "launch": ("",),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fleet.data.libffm import Libffm
     from fleet.data.loader import ShardedLoader
     from fleet.data.multislot import MultiSlot
+    from fleet.data.parallel_text import ParallelText
     from fleet.data.parquet import Parquet
     from fleet.data.sampler import GlobalBatches, Part
     from fleet.data.skip_gram import SkipGram
@@ -40,6 +41,7 @@ _HOME = {
     "MultiSlot": "fleet.data.multislot",
     "MultiSlotDataGenerator": "fleet.data.generators",
     "MultiSlotStringDataGenerator": "fleet.data.generators",
+    "ParallelText": "fleet.data.parallel_text",
     "Parquet": "fleet.data.parquet",
     "Part": "fleet.data.sampler",
     "RandomView": "fleet.data.views",
@@ -54,8 +56,8 @@ _HOME = {
 
 __all__ = [
     "ArrayLoader", "CentreView", "DistributedBatchSampler", "FileLoader", "GlobalBatches", "ImageLoader", "Images", "Libffm",
-    "MultiSlot", "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "Parquet", "Part", "RandomView", "ShardedLoader",
-    "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary", "shard",
+    "MultiSlot", "MultiSlotDataGenerator", "MultiSlotStringDataGenerator", "ParallelText", "Parquet", "Part", "RandomView",
+    "ShardedLoader", "SkipGram", "Slot", "SlotValue", "TextFormat", "Vocabulary", "shard",
 ]  # fmt: skip
 
 
