@@ -31,6 +31,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "readers": ("multislot$", "criteo"),
     "growth": (),
     "collective": ("",),
+    "imagenet": ("",),
     "data_parallel": ("",),  # the forerunner of collective.py: recorded at the commit that its line names
     "launch": ("",),
 }  # fmt: skip

@@ -112,8 +112,8 @@ def _middle(width: int, height: int, wide: float, tall: float) -> tuple[float, f
 def _seen(image: Image, box: tuple[float, float, float, float], size: int) -> Image:
     """Return a part of an image as size x size pixels in RGB.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the part still has enough pixels: 1.7 times the images/s on photographs
-    of 500 x 375 (benchmarks/imagenet.py).
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the part still has enough pixels: that of a large photograph, or a
+    small view. At 224 pixels few of ImageNet's are.
     """
     from PIL import Image
 
