@@ -16,7 +16,7 @@ from fleet import env
 
 REDRAW_S = 0.25
 PRINT_S = 5.0
-BAR = 24  # characters of a plain line's bar
+BAR, SHORTEST_BAR = 24, 3  # characters: a plain line's; what the redrawn line's keeps when words are left out for it
 NO_WRAP, WRAP, TO_END = "\x1b[?7l", "\x1b[?7h", "\x1b[K"  # a line longer than the window would leave its rest behind
 
 
@@ -34,14 +34,16 @@ class State(NamedTuple):
     waiting: float  # part of a step that a trainer waits for communication, mean over trainers
     left_s: float | None  # to the end of the last epoch, or of this one
 
-    def words(self) -> list[str]:
-        """Return the numbers as text."""
+    def words(self, shorter: int = 0) -> list[str]:
+        """Return the numbers as text; 1 shorter: without step/s if examples/s say the same; 2: without the waiting."""
         parts = [f"{name} {value:.4g}" for name, value in self.values.items()]
         if self.steps_per_s > 0:
-            parts.append(f"{self.steps_per_s:.1f} step/s" if self.steps_per_s < 100 else f"{self.steps_per_s:,.0f} step/s")
+            if not (shorter and self.examples_per_s > 0):
+                parts.append(f"{self.steps_per_s:.1f} step/s" if self.steps_per_s < 100 else f"{self.steps_per_s:,.0f} step/s")
             if self.examples_per_s > 0:
                 parts.append(f"{self.examples_per_s:,.0f} examples/s")
-            parts.append(f"waiting {self.waiting:.0%}")
+            if shorter < 2:
+                parts.append(f"waiting {self.waiting:.0%}")
         if self.left_s is not None:
             parts.append(f"ETA {_clock(self.left_s)}")
         return parts
@@ -96,10 +98,12 @@ class Redrawn:
     def show(self, state: State) -> None:
         """Show a state in place of the one before."""
         plain = "utf" not in (self._out.encoding or "").lower()
-        words = "  ".join(state.words())
+        width = self._width() - 1
+        room = width - len(f"{state.epoch_words()}  {state.batch}/{state.batches} || ") - SHORTEST_BAR
+        words = next((w for w in map("  ".join, map(state.words, (0, 1))) if len(w) <= room), "  ".join(state.words(2)))
         if state.batches:
-            line = self._meter(state.batch, state.batches, 0, ncols=self._width() - 1, prefix=state.epoch_words(), ascii=plain,
-                               bar_format="{desc}  step {n_fmt}/{total_fmt} |{bar}| {words}", words=words)  # fmt: skip
+            line = self._meter(state.batch, state.batches, 0, ncols=width, prefix=state.epoch_words(), ascii=plain,
+                               bar_format="{desc}  {n_fmt}/{total_fmt} |{bar}| {words}", words=words)  # fmt: skip
         else:
             line = f"step {state.step}  {words}"
         with self._guard:

@@ -58,6 +58,17 @@ def test_a_file_gets_lines() -> None:
         assert shown.getvalue().splitlines()[1] == "step 12  loss 0.25  20.0 step/s  waiting 12%"
 
 
+@pytest.mark.parametrize("columns, there, left_out", [
+    (120, "20.0 step/s  640 examples/s  waiting 12%  ETA 0:07", "never"),
+    (78, "640 examples/s  waiting 12%  ETA 0:07", "step/s"),
+    (60, "640 examples/s  ETA 0:07", "waiting"),
+])  # fmt: skip
+def test_a_narrow_terminal_leaves_out_what_matters_least(columns: int, there: str, left_out: str) -> None:
+    with streams() as shown:
+        Redrawn(meter, lambda: columns).show(STATE)
+        assert there in shown.getvalue() and left_out not in shown.getvalue()
+
+
 def test_prints_stand_above_the_line() -> None:
     with streams() as shown:
         redrawn = Redrawn(meter, lambda: 80)
@@ -71,7 +82,7 @@ def test_prints_stand_above_the_line() -> None:
         print("done")
         lines = screen(shown.getvalue())
         assert lines[:4] == ["AUC 0.7", "a warning", "two", "lines"]
-        assert lines[4].startswith("epoch 1/3  step 12/50 |=====| loss 1") and lines[5:] == ["done", ""]
+        assert lines[4].startswith("epoch 1/3  12/50 |=====| loss 1") and lines[5:] == ["done", ""]
 
 
 def test_a_line_that_somebody_has_begun_is_left_alone() -> None:
@@ -143,7 +154,7 @@ def test_tqdms_line_is_as_wide_as_the_terminal() -> None:
     wrote = on_terminal(LOGS, columns=60)
     assert "|" in wrote and "\r" in wrote
     lines = [line for line in screen(wrote) if line]
-    assert lines[0] == "AUC 0.7" and lines[-1].startswith("epoch 1  step 8/8 |") and len(lines) == 2
+    assert lines[0] == "AUC 0.7" and lines[-1].startswith("epoch 1  8/8 |") and len(lines) == 2
     assert all(len(line) < 60 for line in lines)
 
 

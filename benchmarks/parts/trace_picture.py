@@ -46,7 +46,7 @@ def draw(events: list[dict[str, Any]], step: str) -> str:
     arrows = [e for e in events if e["ph"] in "stf" and begin <= e["ts"] <= end]
     for number in sorted({e["id"] for e in arrows}):
         way = sorted((e for e in arrows if e["id"] == number), key=lambda e: "stf".index(e["ph"]))
-        # Buckets are given away and waited for inside backward, in the second row of the script; sent in the first of the other lane.
+        # Buckets are given away and waited for inside backward, in the script's second row; sent in the other lane's first.
         points = [f"{LEFT + (e['ts'] - begin) * scale:.1f},{tops[e['pid'], e['tid']] + (8 if e['tid'] else ROW + 8)}" for e in way]
         parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="#222" stroke-width="0.8"/>')
     parts.append(f'<text x="{LEFT}" y="{top + 8}">{step}: {(end - begin) / 1000:.2f} ms</text>')
