@@ -1,5 +1,6 @@
 """ShardedLoader over paddle.io.DataLoader and ArrayLoader: the parts, the order of calls, the position, the refusals."""
 
+import json
 import os
 import subprocess
 import sys
@@ -208,6 +209,17 @@ def test_what_cannot_be_shared_out_is_refused_with_a_remedy(make, says):
 
 def batches_of(sampler):
     return io.DataLoader(Numbers(), batch_sampler=io.BatchSampler(sampler=sampler, batch_size=2))
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("samples", 22), ("samples of a global batch", 8), ("drop_last", True)])
+def test_loaders_that_differ_between_trainers_are_refused(name, theirs):
+    def meet(what, words):
+        assert what == "agreement on the loader"
+        return [words, json.dumps({**json.loads(words), name: theirs}).encode()]
+
+    with pytest.raises(ConfigError, match=f"differ between trainers in {name} .trainer 0: .*, trainer 1: {theirs}") as caught:
+        ShardedLoader(source("arrays"), rank=0, world_size=2, seed=5, batch="global", on_batch=lambda *_: None, meet=meet)
+    assert "the same data set" in caught.value.fix
 
 
 def test_a_plain_batch_sampler_is_accepted():
