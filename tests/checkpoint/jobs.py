@@ -19,6 +19,7 @@ from paddle import nn
 
 import fleet
 import fleet.runtime
+from fleet import disk
 
 SAMPLES, BATCH, VOCABULARY = 37, 8, 30
 STEPS = -(-SAMPLES // BATCH)  # of an epoch
@@ -264,6 +265,36 @@ def fills_disk(world_size: int, directory: str, servers: tuple[str, ...] = (), s
         names.append(sorted(os.listdir(directory)))
         fleet.barrier()
         return error, names
+
+
+def disk_of_one_fails(world_size: int, directory: str) -> Any:
+    """Trainer 1's disk refuses: a save that nobody asked for, then one that the script calls; return the error and the names."""
+    with job(world_size):
+        model, optimizer, schedule = built(tables=False)
+        ckpt = fleet.Checkpointer(directory, model=model, optimizer=optimizer, every_steps=2, objects={"counter": Counter()})
+        steps(model, optimizer, schedule)
+        ckpt.wait()
+
+        def fault(operation: str, path: str) -> None:
+            if "trainer-1" in path:
+                raise OSError(28, os.strerror(28))
+
+        error = None
+        disk.fault = fault
+        try:
+            steps(model, optimizer, schedule)  # goes on
+            ckpt.wait()
+            ckpt.save()
+        except fleet.errors.SnapshotError as caught:
+            error = str(caught)
+        finally:
+            disk.fault = None
+        fleet.barrier()
+        names = sorted(os.listdir(directory))
+        fleet.barrier()
+        steps(model, optimizer, schedule)
+        ckpt.wait()
+        return ckpt.step, error, names, sorted(os.listdir(directory))
 
 
 def _predictions(model: Any) -> tuple[Any, Any]:

@@ -33,6 +33,13 @@ def test_a_full_disk(play: Callable[..., Any], small_disk: Path, trainers: int, 
         assert names[2] == ["step-00000004"]
 
 
+def test_the_disk_of_one_trainer(play: Callable[..., Any], checkpoint_pair: Any, tmp_path: Path) -> None:
+    for step, error, names, after in play("disk_of_one_fails", 2, directory=str(tmp_path)):
+        assert step == 6 and names == ["step-00000002"] and after == ["step-00000002", "step-00000006"]
+        assert "trainer 1: the checkpoint could not be written: No space left" in error and "trainer-1.rng" in error
+    assert "a checkpoint was not written; training goes on" in checkpoint_pair.log(0)
+
+
 def test_twice_at_the_same_step(play: Callable[..., Any], tmp_path: Path) -> None:
     assert play("save_twice", 2, 1, directory=str(tmp_path)) == [[["step-00000002"]] * 2] * 2
     for ((error, _, step),) in play("loads", 2, 1, directories=[str(tmp_path)], has_loader=False):
