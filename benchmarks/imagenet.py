@@ -3,7 +3,7 @@
     python benchmarks/imagenet.py [--images 128] [--batch_size 32] [--threads 1] [--repeats 5] [--record]
 
 JPEG files of 500 x 375 pixels, as ImageNet's usually are, made here; a random part of each as 224 x 224 pixels, mirrored or not, in
-other colours, normalised, as tensors. The rival: paddle.vision's DatasetFolder and transforms in a paddle.io.DataLoader with as many
+other colours, normalised, as tensors. Rival: paddle.vision's DatasetFolder and transforms in a paddle.io.DataLoader with as many
 worker processes as fleet has threads (0: both in the loop). Both decode by Pillow; the two in turns. The answer is checked first:
 both readers give the same labels, and for the middle of an image nearly the same pixels. Training: ResNet-18, fleet's reader.
 """
