@@ -14,7 +14,7 @@ def start(code: str, *args: str, cwd: Path, **environ: str) -> subprocess.Popen[
     """Start ``python script.py``; the script has no ``__main__`` guard."""
     script = cwd / "script.py"
     script.write_text(code)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(cwd), **environ}
     return subprocess.Popen(
         [sys.executable, str(script), *args], cwd=cwd, env=env, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
