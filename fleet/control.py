@@ -8,7 +8,8 @@ Trainer 0 hosts it in one thread; every trainer, 0 included, is a client over on
 * ``tell(kind, payload)``: one way to trainer 0, never waits (``fleet.log``).
 
 A rank is in one meeting at a time. So if all are in a meeting and the names differ, they can never meet: all are told at
-once who is where. A trainer that died, ended, or stays away longer than its time fails the meeting for everybody.
+once who is where. A trainer that died, ended, or stays away longer than its time fails the meeting for everybody. Whoever waits
+long (for a disk, say) asks the host meanwhile whether it still lives: a trainer 0 that is stopped is noticed all the same.
 
 Frame, little endian: u32 bytes that follow | u8 op | u32 rank | u32 milliseconds | u16 length of name | name | payload.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 import struct
@@ -27,8 +29,9 @@ from typing import NamedTuple
 
 from fleet.errors import ConfigError, FleetError, PeerLost, RendezvousError
 
-HELLO, MEET, TELL, BYE, MET, MISMATCH, LOST = range(1, 8)
+HELLO, MEET, TELL, BYE, MET, MISMATCH, LOST, ASK, HERE = range(1, 10)
 _HEAD = struct.Struct("<BIIH")
+MARGIN_S = 10.0  # the host answers in time unless trainer 0 itself is stuck
 MAX_FRAME_BYTES = 1 << 28  # a meeting carries host values, never a model
 
 
@@ -163,6 +166,8 @@ class Host:
             self._last[frame.rank] = ("the start", time.monotonic())
         elif frame.op == TELL:
             self._heard(frame.name, frame.rank, frame.payload)
+        elif frame.op == ASK:
+            self._send(frame.rank, _pack(HERE, frame.rank))
         elif frame.op == BYE:
             self._ended[frame.rank] = "has ended"
             self._check_absent()
@@ -255,6 +260,7 @@ class Channel:
         self._meeting = threading.Lock()  # guards the answer stream: one meeting at a time
         self._sending = threading.Lock()  # guards the write side: meet and tell may come from two threads
         self._closed = False
+        self._line.settimeout(timeout_s + MARGIN_S)  # of a frame that has begun
         self._send(_pack(HELLO, rank))
 
     def meet(self, name: str, payload: bytes = b"", timeout_s: float | None = None) -> list[bytes]:
@@ -267,8 +273,7 @@ class Channel:
         wait_s = self.timeout_s if timeout_s is None else timeout_s
         with self._meeting:
             self._send(_pack(MEET, self.rank, name, payload, int(wait_s * 1000)))
-            # The host answers in time unless trainer 0 itself is stuck: hence the margin.
-            frame = self._receive(name, wait_s + 10)
+            frame = self._receive(name, wait_s + MARGIN_S)
         if frame.op == MET:
             return _split(frame.payload)
         if frame.op == BYE:
@@ -324,18 +329,32 @@ class Channel:
             raise self._host_lost(str(error)) from None
 
     def _receive(self, name: str, wait_s: float) -> _Frame:
-        self._line.settimeout(wait_s)
+        """Return the host's answer; ask it, where the wait is long, whether it is there."""
+        end, silence_s = time.monotonic() + wait_s, self.timeout_s + MARGIN_S
+        asked = False
         try:
-            (size,) = struct.unpack("<I", self._read_exactly(4))
-            return _unpack(self._read_exactly(size))
+            while True:
+                left_s = min(silence_s, end - time.monotonic())
+                if not self._answers_within(left_s):
+                    if asked or left_s < silence_s:
+                        raise self._host_stuck(name, silence_s if asked else wait_s)
+                    self._send(_pack(ASK, self.rank))
+                    asked = True
+                    continue
+                (size,) = struct.unpack("<I", self._read_exactly(4))
+                frame = _unpack(self._read_exactly(size))
+                if frame.op != HERE:
+                    return frame
+                asked = False
         except TimeoutError:
-            raise PeerLost(
-                f"trainer 0, which hosts the control channel, has not answered for {wait_s:.0f} s",
-                at=self._here(name),
-                fix="look at trainer 0's log: it is stuck in a call that holds the interpreter",
-            ) from None
+            raise self._host_stuck(name, silence_s) from None
         except OSError as error:
             raise self._host_lost(str(error)) from None
+
+    def _answers_within(self, seconds: float) -> bool:
+        poller = select.poll()  # select() knows file descriptors below 1024 only
+        poller.register(self._line, select.POLLIN)
+        return bool(poller.poll(max(0.0, seconds) * 1000))
 
     def _read_exactly(self, size: int) -> bytes:
         parts = bytearray()
@@ -345,6 +364,13 @@ class Channel:
                 raise ConnectionResetError("closed by trainer 0")
             parts += data
         return bytes(parts)
+
+    def _host_stuck(self, name: str, seconds: float) -> PeerLost:
+        return PeerLost(
+            f"trainer 0, which hosts the control channel, has not answered for {seconds:.0f} s",
+            at=self._here(name),
+            fix="look at trainer 0's log: it is stopped, or stuck in a call that holds the interpreter",
+        )
 
     def _host_lost(self, why: str) -> PeerLost:
         return PeerLost(f"trainer 0 was lost ({why})", at=f"trainer {self.rank}", fix="look at trainer 0's log for the cause")

@@ -79,6 +79,12 @@ class Runtime:
             self.channel = Channel(path, role.rank, role.world_size, timeout_s)
         self.agree_strategy(strategy)
 
+    def take_timeout(self, timeout_s: float) -> None:
+        """Wait so long for a late trainer from now on."""
+        self.timeout_s = timeout_s
+        if self.channel is not None:
+            self.channel.timeout_s = timeout_s
+
     def meet(self, what: str, payload: bytes = b"", timeout_s: float | None = None) -> list[bytes]:
         """Wait for all trainers at the n-th call of ``what``; return their payloads in rank order."""
         if self.channel is None:

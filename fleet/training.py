@@ -47,7 +47,7 @@ class Job:
                 strategy.parameter_server = True
             self.runtime.strategy = self._strategy = strategy
             self.runtime.strategy_in_force = True
-            self.runtime.timeout_s = float(strategy.timeout_s)
+            self.runtime.take_timeout(float(strategy.timeout_s))
             _agree(self.runtime, strategy)
         return self._strategy
 

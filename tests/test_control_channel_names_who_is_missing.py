@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fleet import control
 from fleet.control import MAX_FRAME_BYTES, Channel, Host
 from fleet.errors import ConfigError, PeerLost, RendezvousError
 
@@ -71,6 +72,32 @@ def test_payloads_come_in_rank_order(job: Job) -> None:
         asked = [job.meet(r, f"turn {turn}", b"%d" % r * (turn * r)) for r in (2, 0, 1)]
         for one in asked:
             assert one.result(WAIT_S) == [b"%d" % r * (turn * r) for r in range(3)]
+
+
+def test_who_waits_long_asks_whether_trainer_0_still_lives(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "MARGIN_S", 0.0)
+    job.open(2, timeout_s=0.2)
+    waits = job.meet(1, "the end of a long save", timeout_s=60)
+    time.sleep(1.0)  # five times as long as the waiting one bears silence
+    assert not waits.done()
+    assert job.meet(0, "the end of a long save", timeout_s=60).result(WAIT_S) == waits.result(WAIT_S) == [b"", b""]
+
+
+@pytest.mark.parametrize("begins", [b"", struct.pack("<I", 400) + b"half a frame"])
+def test_a_host_that_is_stopped_is_noticed_by_who_waits_long(
+    tmp_path: Path, begins: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MARGIN_S", 0.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        channel = Channel(str(tmp_path / "control"), 1, 2, 0.2)
+        line, _ = listener.accept()  # as the kernel does for a process that is stopped
+        with line:
+            line.sendall(begins)
+            with pytest.raises(PeerLost, match="trainer 0, which hosts the control channel, has not answered"):
+                channel.meet("the end of a long save", timeout_s=60)
+            channel.close()
 
 
 def test_a_large_payload(job: Job) -> None:
