@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fleet.errors import ConfigError
@@ -24,7 +25,7 @@ class Outermost:
         import paddle
 
         self.active = False  # inside the outermost backward
-        self.alive = True
+        self.alive, self.quiet = True, False
         self._engine = paddle.base.core.eager
         if hasattr(self._engine.run_backward, "outermost"):
             fix = "give fleet.distributed_model one model that holds all that is trained, for example a paddle.nn.LayerList"
@@ -34,6 +35,15 @@ class Outermost:
         self._engine.run_backward = self._wrapped()
         mine = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _forget(mine()))
+
+    @contextlib.contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Let a backward inside be nobody's business: no begin, no end, and ``quiet`` says so to hooks on parameters."""
+        before, self.active, self.quiet = self.active, True, True
+        try:
+            yield
+        finally:
+            self.active, self.quiet = before, False
 
     def close(self) -> None:
         """Give the engine back."""

@@ -23,19 +23,20 @@ import numpy as np
 
 from fleet import timeline
 from fleet.collective.agreement import broadcast_state as broadcast_state
-from fleet.collective.coded import CodedFlat
 from fleet.collective.engine import Outermost
-from fleet.collective.flat import DeviceFlat, Flat, HostFlat, SharedFlat
+from fleet.collective.flat import Flat, dtype_of, moved
+from fleet.collective.memory import Memory
 from fleet.collective.note import note_of, read_presence
 from fleet.collective.plan import FLOAT_BYTES, Bucket, make_buckets
+from fleet.collective.rows import Rows, RowsFlat, giver, read, weighed
 from fleet.collective.sender import Parcel, Sender
-from fleet.collective.shared import SharedSlots
 from fleet.collective.strategies.codec import Codec
 from fleet.collective.strategies.hooks import Trainer
 from fleet.collective.wire import JobWire
 from fleet.errors import ConfigError, FleetError
-from fleet.group import Group
 from fleet.runtime import Runtime
+
+_REDUCED = ("float32", "float64", "float16", "bfloat16")  # 16 bits are added up in float32 and rounded once
 
 
 class Reducer:
@@ -74,9 +75,9 @@ class Reducer:
         self._parameters: list[Any] = []
         self._frozen: list[tuple[str, Any]] = []
         self._plan: list[Bucket] = []  # empty until the trainers have agreed on an order
-        self._flats: list[Flat] = []
-        self._group: Group | None = None  # opened where memory cannot be shared
-        self.way = ""  # how gradients meet, for the banner; known from the first backward on
+        self._flats: list[Flat | RowsFlat] = []
+        self._kinds: dict[int, str] = {}  # of parameters that are not reduced as float32: "float64", "rows"
+        self._memory = Memory(runtime, codec, self._trainer.wire)
         self._place: dict[int, tuple[int, int, int]] = {}  # parameter -> bucket, start, stop
         self._step, self._backward = 1, 0  # this optimizer step; backwards since the last one
         self._synced = True  # False under no_sync
@@ -98,9 +99,16 @@ class Reducer:
             runtime.closers.append(self.close)
 
     @property
+    def way(self) -> str:
+        """How gradients meet, for the banner; known from the first backward on."""
+        return self._memory.way
+
+    @property
     def bytes_per_step(self) -> int:
         """Bytes of gradients that one backward hands to all-reduce, if every parameter is used; 0 alone."""
-        return 0 if self._alone else sum(int(p.size) for p in self._parameters) * FLOAT_BYTES
+        if self._alone:
+            return 0
+        return sum(int(p.size) * FLOAT_BYTES[self._kinds.get(i, "float32")] for i, p in enumerate(self._parameters))
 
     def bucket_plan(self) -> list[list[str]]:
         """Return the parameters' names, bucket by bucket as they are sent; empty before the first backward."""
@@ -148,14 +156,16 @@ class Reducer:
     # -- parameters and plan
 
     def _adopt(self, name: str, parameter: Any) -> None:
-        dtype = str(parameter.dtype).rsplit(".", 1)[-1]
-        if dtype != "float32":
+        dtype, index = dtype_of(parameter), len(self._parameters)
+        if dtype not in _REDUCED or (dtype == "float64" and self._codec is not None):
+            by = f"; {self._codec.name} encodes float32" if self._codec is not None else ""
             raise ConfigError(
-                f"parameter {name} is {dtype}; this version of fleet reduces float32 gradients only",
+                f"parameter {name} is {dtype}; gradients of {', '.join(_REDUCED)} are reduced{by}",
                 at=f"parameter {name}",
                 fix="keep it in float32: model.float(), or freeze it: stop_gradient = True",
             )
-        index = len(self._parameters)
+        if dtype == "float64":
+            self._kinds[index] = dtype
         self._names.append(name)
         self._parameters.append(parameter)
         if not self._alone:
@@ -171,49 +181,32 @@ class Reducer:
 
     def _agree_on_order(self) -> None:
         order = [*self._ready, *(i for i in reversed(range(len(self._parameters))) if i not in self._ready)]
-        note = np.array([len(order), *order, *self._repeated], "<u4").tobytes()
+        rows = [i for i, kind in self._kinds.items() if kind == "rows"]
+        note = np.array([len(order), len(rows), *order, *rows, *self._repeated], "<u4").tobytes()
 
         def read(notes: list[bytes]) -> tuple[Any, bool]:
             lists = [np.frombuffer(n, "<u4") for n in notes]
-            late = sorted({int(i) for whole in lists for i in whole[1 + int(whole[0]) :]})
-            first = [int(i) for i in lists[0][1 : 1 + int(lists[0][0])]]
-            return make_buckets(first, late, [int(p.size) for p in self._parameters], self._settings), False
+            late = sorted({int(i) for whole in lists for i in whole[2 + int(whole[0]) + int(whole[1]) :]})
+            first = [int(i) for i in lists[0][2 : 2 + int(lists[0][0])]]
+            for whole in lists:
+                start = 2 + int(whole[0])
+                self._kinds.update({int(i): "rows" for i in whole[start : start + int(whole[1])]})
+            return make_buckets(first, late, [int(p.size) for p in self._parameters], self._settings, self._kinds), False
 
         self._sender.post(Parcel(self._where(f"order of {len(order)} gradients"), note, read))
         self._plan = self._sender.answer()
-        self._flats = self._make_flats([bucket.starts[-1] for bucket in self._plan])
+        named = list(zip(self._names, self._parameters, strict=True))
+        self._flats = self._memory.make(self._plan, named, giver(self._outermost))
         for b, bucket in enumerate(self._plan):
             for k, index in enumerate(bucket.members):
                 self._place[index] = (b, bucket.starts[k], bucket.starts[k + 1])
-
-    def _make_flats(self, sizes: list[int]) -> list[Flat]:
-        """Return the buckets' memory: shared on one host, else of the process, with a group that adds it up."""
-        if self._codec is not None:
-            wire = self._trainer.wire
-            assert isinstance(wire, JobWire)
-            wire.open()
-            self.way = f"{wire.way}, as {self._codec.name}"
-            return [self._coded(bucket, self._codec, wire) for bucket in self._plan]
-        if self._parameters[0].place.is_cpu_place():
-            shared = SharedSlots.open(self._runtime, sizes)
-            if shared is not None:
-                self.way = "in shared memory"
-                return [SharedFlat(slots, self._runtime.role.rank) for slots in shared.slots]
-        self._group = self._group or Group.open(self._runtime, "gradients")
-        self.way = "over " + self._group.backend
-        kind = HostFlat if self._parameters[0].place.is_cpu_place() else DeviceFlat
-        return [kind(size) for size in sizes]
-
-    def _coded(self, bucket: Bucket, codec: Codec, wire: JobWire) -> CodedFlat:
-        members = [(self._names[i], tuple(self._parameters[i].shape)) for i in bucket.members]
-        return CodedFlat(bucket.starts, members, codec, wire)
 
     # -- one backward
 
     def _reset(self) -> None:
         self._ready: dict[int, None] = {}  # parameters that have a gradient in this backward, in order
         self._repeated: set[int] = set()  # those whose hook fired more than once
-        self._memory: dict[int, int] = {}  # address of a gradient -> parameter
+        self._addresses: dict[int, int] = {}  # address of a gradient -> parameter
         self._aside: dict[int, Any] = {}  # parameter -> its gradient of earlier backwards
         self._missing = [len(bucket.members) for bucket in self._plan]
         self._posted = 0
@@ -232,12 +225,12 @@ class Reducer:
         for index, parameter in enumerate(self._parameters):
             gradient = parameter.grad
             if gradient is not None:
-                self._aside[index] = _moved(gradient)
+                self._aside[index] = read(gradient) if gradient.is_selected_rows() else moved(gradient)
                 parameter.clear_gradient(False)
 
     def _on_ready(self, index: int) -> None:
         """Take one gradient: called by the engine. Nothing may be raised through it; ``_end`` raises."""
-        if not self._outermost.alive or self._failure is not None:
+        if not self._outermost.alive or self._outermost.quiet or self._failure is not None:
             return
         try:
             self._take_ready(index)
@@ -250,15 +243,10 @@ class Reducer:
             what = f"a backward pass that fleet does not see gave {name} a gradient"
             raise ConfigError(what, at=f"parameter {name}", fix="call loss.backward() or paddle.autograd.backward()")
         gradient = self._parameters[index].grad
-        if gradient.is_selected_rows():
-            what = f"the gradient of {name} is sparse (SelectedRows), which this version of fleet does not reduce"
-            raise ConfigError(what, at=f"parameter {name}", fix="make the layer with sparse=False, or move it to a server")
-        address = gradient.data_ptr()
-        other = self._memory.setdefault(address, index)
-        self._memory[address] = index
-        if other != index and gradient.size > 0 and self._parameters[other].grad.data_ptr() == address:
-            what = f"{name} and {self._names[other]} were given one and the same tensor as gradient"
-            raise ConfigError(what, at=f"parameter {name}", fix="return gradient.clone() from the PyLayer that made it")
+        if gradient.is_selected_rows() or self._kinds.get(index) == "rows":
+            self._check_rows(index, gradient)
+        else:
+            self._check_memory(index, gradient)
         if index in self._ready:
             self._repeated.add(index)
         if self._meets == "now" and self._plan:
@@ -267,6 +255,21 @@ class Reducer:
             while self._overlap and self._posted < len(self._plan) and self._is_full(self._posted):
                 self._post(self._posted)
         self._ready.setdefault(index)
+
+    def _check_rows(self, index: int, gradient: Any) -> None:
+        name = self._names[index]
+        if not gradient.is_selected_rows() or (self._plan and self._kinds.get(index) != "rows"):
+            what = f"the gradient of {name} is at times rows (sparse=True) and at times dense, or became rows after the first step"
+            raise ConfigError(what, at=f"parameter {name}", fix="make every look-up of it alike, in the job's first backward too")
+        self._kinds[index] = "rows"
+
+    def _check_memory(self, index: int, gradient: Any) -> None:
+        name, address = self._names[index], gradient.data_ptr()
+        other = self._addresses.setdefault(address, index)
+        self._addresses[address] = index
+        if other != index and gradient.size > 0 and self._parameters[other].grad.data_ptr() == address:
+            what = f"{name} and {self._names[other]} were given one and the same tensor as gradient"
+            raise ConfigError(what, at=f"parameter {name}", fix="return gradient.clone() from the PyLayer that made it")
 
     def _put(self, index: int, gradient: Any | None) -> None:
         bucket, start, stop = self._place[index]
@@ -300,7 +303,7 @@ class Reducer:
             return present, present != 0
 
         note = note_of(self._share, mine).pack(len(members))
-        self._sender.post(Parcel(where, note, read, lambda present: self._flats[bucket].add_up(self._group, where, present)))
+        self._sender.post(Parcel(where, note, read, lambda present: self._flats[bucket].add_up(self._memory.group, where, present)))
         self._posted += 1
 
     def _end(self) -> None:
@@ -347,7 +350,7 @@ class Reducer:
                     continue
                 parameter.clear_gradient(False)  # an empty part's: no trainer with samples has one
                 if kept is not None:
-                    parameter.grad = kept
+                    self._give_back(index, kept)
             timeline.mark("encode", f"bucket {b} back", began)
 
     def _refuse_frozen_here(self, index: int) -> None:
@@ -361,13 +364,24 @@ class Reducer:
         scale = 1.0 if self._trainer.unsent or self._meets == "never" else 1 / self._runtime.role.world_size
         for index, parameter in enumerate(self._parameters):
             kept = self._aside.get(index)
-            if index in self._ready:
+            if self._kinds.get(index) == "rows":
+                self._keep_rows(index, kept, scale)
+            elif index in self._ready:
                 own = parameter.grad.detach()
                 own = own * self._weight if self._weight != 0.0 else own.clone().zero_()  # NaN * 0 is NaN
                 parameter.clear_gradient(False)
                 parameter.grad = own if kept is None else own + kept * scale
             elif kept is not None:
                 parameter.grad = kept * scale
+
+    def _keep_rows(self, index: int, kept: Any | None, scale: float) -> None:
+        """As :meth:`_keep_own`, for a gradient of rows."""
+        own = [(self._parameters[index].grad, self._weight)] if index in self._ready and self._weight else []
+        parts = own + ([(kept, scale)] if kept is not None else [])
+        found = weighed(parts) if parts else None
+        self._parameters[index].clear_gradient(False)
+        if found is not None:
+            giver(self._outermost)(self._parameters[index], *found)
 
     def _abort(self) -> None:
         """After an error in backward itself: nothing was sent, or the trainers are apart."""
@@ -380,8 +394,14 @@ class Reducer:
     def _restore(self) -> None:
         for index, kept in self._aside.items():
             self._parameters[index].clear_gradient(False)
-            self._parameters[index].grad = kept
+            self._give_back(index, kept)
         self._aside.clear()
+
+    def _give_back(self, index: int, kept: Any) -> None:
+        if isinstance(kept, Rows):
+            giver(self._outermost)(self._parameters[index], *read(kept))
+        else:
+            self._parameters[index].grad = kept
 
     def _where(self, what: str) -> str:
         return f"step {self._step}, backward {self._backward + 1}, {what}"
@@ -394,14 +414,3 @@ class Reducer:
             raise failure
         what = f"an earlier backward was broken off by {failure!r}"
         raise ConfigError(what, at=f"trainer {self._runtime.role.rank}", fix="see that error; start the job again") from failure
-
-
-def _moved(gradient: Any) -> Any:
-    """Return a tensor that holds the gradient's memory, so that the parameter can let go of it without a copy."""
-    import paddle
-
-    if gradient.is_selected_rows() or not gradient.is_contiguous():
-        return gradient.clone()
-    kept = paddle.empty([0], dtype="float32")
-    kept.get_tensor()._share_data_with(gradient.get_tensor())
-    return kept

@@ -14,8 +14,7 @@ import paddle
 from paddle import nn
 
 import fleet.runtime
-from fleet.collective import agreement
-from fleet.collective import reducer as reducer_module
+from fleet.collective import agreement, memory
 from fleet.collective.agreement import agree_model, broadcast_state
 from fleet.collective.reducer import Reducer
 from fleet.group import Group
@@ -38,7 +37,7 @@ def reducing(parameters: Any, buckets: dict[str, float] | None = None) -> Iterat
             _groups[name] = make(of, name)
         return _groups[name]
 
-    reducer_module.Group.open = reuse  # type: ignore[method-assign, assignment]
+    memory.Group.open = reuse  # type: ignore[method-assign, assignment]
     named = parameters.named_parameters() if isinstance(parameters, nn.Layer) else parameters
     made = Reducer(runtime(), named, buckets or {"first_mb": 0.0001, "mb": 0.0004})
     runtime().share = None
@@ -47,7 +46,7 @@ def reducing(parameters: Any, buckets: dict[str, float] | None = None) -> Iterat
     finally:
         made.close()
         runtime().share = None
-        reducer_module.Group.open = make  # type: ignore[method-assign]
+        memory.Group.open = make  # type: ignore[method-assign]
 
 
 def rank() -> int:
@@ -381,13 +380,13 @@ def on_device_operators() -> dict[str, Any]:
     """The GPU's flat buckets, on CPU tensors."""
     from fleet.collective.flat import DeviceFlat
 
-    host = reducer_module.HostFlat
-    reducer_module.HostFlat = DeviceFlat  # type: ignore[misc, assignment]
+    host = memory.HostFlat
+    memory.HostFlat = DeviceFlat  # type: ignore[misc, assignment]
     os.environ["FLEET_SHARED_MEMORY"] = "off"
     try:
         return compare("two_layers", "synced_then_no_sync_then_synced")
     finally:
-        reducer_module.HostFlat = host  # type: ignore[misc]
+        memory.HostFlat = host  # type: ignore[misc]
         del os.environ["FLEET_SHARED_MEMORY"]
 
 
@@ -445,24 +444,79 @@ def refusal(case: str) -> str:
     return "nothing was refused"
 
 
-def refuse_float16() -> None:
-    layer = nn.Linear(2, 2)
-    weight = layer.weight.astype("float16")
-    weight.stop_gradient = False
-    with reducing([("half.weight", weight)]):
+def refuse_complex() -> None:
+    wave = paddle.zeros([2], "complex64")
+    wave.stop_gradient = False
+    with reducing([("wave", wave)]):
         pass
 
 
-def refuse_float64() -> None:
-    weight = paddle.create_parameter([2], "float64")
-    with reducing([("double.weight", weight)]):
-        pass
+def refuse_float64_with_a_codec() -> None:
+    from fleet.collective.strategies.fp16_allreduce import Fp16Allreduce
+
+    Reducer(runtime(), [("double.weight", paddle.create_parameter([2], "float64"))], codec=Fp16Allreduce())
 
 
-def refuse_sparse() -> None:
-    model = nn.Sequential(nn.Embedding(10, 4, sparse=True))
-    with reducing(model):
-        model(paddle.to_tensor([1, 2])).sum().backward()
+def of_dtype(dtype: str) -> dict[str, Any]:
+    """Two backwards over a parameter of a dtype and one of float32; the gradient is data times a trainer's number."""
+    data = [np.array([0.5, -1.25, 3.0]) * (r + 1) for r in range(runtime().role.world_size)]
+    first, second = paddle.ones([3]).astype(dtype), paddle.ones([3])
+    first.stop_gradient = second.stop_gradient = False
+    with reducing([("first", first), ("second", second)]) as reducer:
+        for _ in range(2):
+            first.clear_gradient(False)
+            second.clear_gradient(False)
+            x = paddle.to_tensor(data[rank()])
+            wide = first.astype("float64") * x  # Paddle has no float16 arithmetic on CPUs
+            (wide.sum() + (second.astype("float64") * x).sum()).backward()
+            reducer.before_step()
+    assert first.grad.dtype == first.dtype
+    mean = sum(data) / len(data)
+    return {"got": [p.grad.astype("float64").numpy() for p in (first, second)], "expected": [mean, mean]}
+
+
+def sparse_net() -> Any:
+    return fill(nn.LayerDict({"words": nn.Embedding(10, 4, sparse=True), "out": nn.Linear(4, 2)}))
+
+
+def looked_up(ids: list[list[int]], accumulate: bool = False) -> dict[str, Any]:
+    """Each trainer looks up its own ids; return dense forms of the gradients, and of the mean that they should be."""
+    world = runtime().role.world_size
+    model, alone = sparse_net(), sparse_net()
+    with reducing(model) as reducer:
+        for k in range(3):
+            hold = reducer.no_sync() if accumulate and k < 2 else contextlib.nullcontext()
+            with hold:
+                backward_of_rows(model, ids[rank()], k)
+            for r in range(world):
+                backward_of_rows(alone, ids[r], k, 1 / world)
+            if not accumulate or k == 2:
+                reducer.before_step()
+                got, expected = dense_forms(model), dense_forms(alone)
+                kinds = [p.grad is not None and p.grad.is_selected_rows() for p in model.parameters()]
+                for p in [*model.parameters(), *alone.parameters()]:
+                    p.clear_gradient(False)
+    return {"got": got, "expected": expected, "rows": kinds[0]}
+
+
+def backward_of_rows(model: Any, ids: list[int], k: int, by: float = 1.0) -> None:
+    if ids:
+        hidden = model["words"](paddle.to_tensor(ids)).mean(axis=0)
+    else:
+        hidden = paddle.ones([4]) * (k + 1)
+    (model["out"](hidden).square().sum() * by).backward()
+
+
+def dense_forms(model: Any) -> list[Any]:
+    found = []
+    for p in model.parameters():
+        if p.grad is not None and p.grad.is_selected_rows():
+            held, dense = p.grad.get_selected_rows(), np.zeros(p.shape, "float32")
+            np.add.at(dense, np.array(held.rows()), np.array(held.get_tensor()))
+            found.append(dense)
+        else:
+            found.append(None if p.grad is None else p.grad.numpy())
+    return found
 
 
 def refuse_one_tensor_for_two() -> None:

@@ -1,4 +1,4 @@
-"""float16, float64, SelectedRows...: a ConfigError that names the parameter, on every trainer, and the job goes on."""
+"""Complex parameters, one tensor for two...: a ConfigError that names the parameter, on every trainer, and the job goes on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import pytest
 from trainers import Trainers
 
 CASES = {
-    "float16": ("half.weight is float16", "model.float()"),
-    "float64": ("double.weight is float64", "model.float()"),
-    "sparse": ("0.weight is sparse (SelectedRows)", "sparse=False"),
+    "complex": ("wave is complex64", "model.float()"),
+    "float64_with_a_codec": ("fp16_allreduce encodes float32", "model.float()"),
     "one_tensor_for_two": ("0.weight", "gradient.clone()"),
     "second_reducer": ("a second reducer", "one model"),
     "wrong_shares": ("trainer 0 has 3 of 8, trainer 1 has 3 of 8 samples", "fleet.distributed_loader"),
