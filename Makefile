@@ -7,7 +7,8 @@
 # make bench       the benchmarks
 # make fuzz-frames N=5000000   frames that are almost right, against a core with sanitizers
 # make fuzz-snapshots N=10000  snapshots that are almost right, likewise
-# make readme      README's figures and picture from benchmarks/results
+# make strategies  walk every pair of strategies, and record what composes and what it sends
+# make readme      README's figures, picture and strategies from benchmarks/results
 # make clean       delete what was built (the environment stays)
 #
 # The active virtual environment or conda environment is used; without one, .venv is made with $(PYTHON).
@@ -35,7 +36,7 @@ TREE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 RUNS := $(ENV)/.fleet-$(TREE)-runs
 TESTS := $(ENV)/.fleet-$(TREE)-tests
 
-.PHONY: help demo install build test test-slow chaos lint test-core bench readme fuzz-frames fuzz-snapshots clean
+.PHONY: help demo install build test test-slow chaos lint test-core bench readme strategies fuzz-frames fuzz-snapshots clean
 help:
 	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
@@ -117,6 +118,10 @@ fuzz-snapshots: build/sanitized
 
 readme:
 	$(PY) benchmarks/parts/readme.py
+
+strategies: $(TESTS)
+	$(PY) tests/collective/strategies_recorded.py
+	@$(MAKE) readme
 
 bench: $(TESTS)
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file; done

@@ -1,6 +1,8 @@
 """README's table of figures and its picture, and docs/figures.md with all figures, made from benchmarks/results/*.jsonl.
 
-    python benchmarks/parts/readme.py          rewrites README.md between its markers, docs/figures.svg and docs/figures.md
+The tables of strategies in README and docs/strategy.md are made from benchmarks/results/strategies.json (`make strategies`).
+
+    python benchmarks/parts/readme.py          rewrites the files, README.md and docs/strategy.md between their markers
     python benchmarks/parts/readme.py --check  exit status 1 if they differ from the results
 
 The newest line of each question counts. Ratios above 1 mean that fleet is better.
@@ -15,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- figures: made by benchmarks/parts/readme.py -->", "<!-- end of figures -->"
+STRATEGIES_BEGIN, STRATEGIES_END = "<!-- strategies: made by benchmarks/parts/readme.py -->", "<!-- end of strategies -->"
 PICTURE, ALL = ROOT / "docs" / "figures.svg", ROOT / "docs" / "figures.md"
 # Benchmarks in the order of both tables, and which of their questions README shows: those that contain one of these
 # ("$" is a question's end).
@@ -109,14 +112,45 @@ def picture(lines: list[dict[str, Any]]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def short_strategies(found: dict[str, Any]) -> str:
+    """Return README's table of strategies."""
+    others = len(found) - 1
+    rows = [f"| `{name}` | {entry['what']} | {len(entry['composes_with'])} of {others} |" for name, entry in found.items()]
+    return "\n".join(["| strategy | what it does | composes with |\n|---|---|---|", *rows]) + "\n"
+
+
+def strategies(found: dict[str, Any]) -> str:
+    """Return the table of docs/strategy.md."""
+    pairs = len(found) * (len(found) - 1) // 2
+    composed = sum(len(entry["composes_with"]) for entry in found.values()) // 2
+    rows = [f"Of {pairs} pairs {composed} compose ({100 * composed / pairs:.0f} %); the others are refused, with the reason.\n"]
+    rows.append("| strategy | kind | what it does | bytes a float and batch | excludes |\n|---|---|---|---|---|")
+    for name, entry in found.items():
+        by_reason: dict[str, list[str]] = {}
+        for other, why in entry["excludes"].items():
+            by_reason.setdefault(why, []).append(f"`{other}`")
+        excludes = "; ".join(f"{', '.join(others)}: {why}" for why, others in by_reason.items())
+        how = f" ({', '.join(f'{key} {value}' for key, value in entry['settings'].items())})" if entry["settings"] else ""
+        rows.append(f"| `{name}` | {entry['kind']} | {entry['what']} | {entry['bytes_a_float']:g}{how} | {excludes} |")
+    return "\n".join(rows) + "\n"
+
+
+def between(text: str, begin: str, end: str, made: str) -> str:
+    """Return ``text`` with what stands between the markers replaced."""
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{made}{end}{rest.split(end)[1]}"
+
+
 def main() -> int:
     lines = [line for benchmark in SHOWN for line in newest(benchmark)]
     chosen = [line for line in lines if shown(line)]
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    after = rest.split(END)[1]
+    readme, manual = ROOT / "README.md", ROOT / "docs" / "strategy.md"
+    found = json.loads((ROOT / "benchmarks" / "results" / "strategies.json").read_text("utf-8"))
+    front = between(readme.read_text("utf-8"), BEGIN, END, table(chosen))
+    front = between(front, STRATEGIES_BEGIN, STRATEGIES_END, short_strategies(found))
+    taught = between(manual.read_text("utf-8"), STRATEGIES_BEGIN, STRATEGIES_END, strategies(found))
     head = "# All figures\n\nMade by `make readme` from `benchmarks/results/`; a ratio above 1 means that fleet is better.\n\n"
-    wanted = {readme: f"{before}{BEGIN}\n{table(chosen)}{END}{after}", PICTURE: picture(chosen), ALL: head + table(lines)}
+    wanted = {readme: front, manual: taught, PICTURE: picture(chosen), ALL: head + table(lines)}
     if "--check" in sys.argv[1:]:
         stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
         if stale:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from collective import definition
+from collective import definition, strategies_recorded
 from trainers import Trainers
 
 from fleet import DistributedStrategy
@@ -85,12 +85,35 @@ def refusal(strategy: dict[str, Any]) -> str:
 
 
 def test_every_pair(pair: Trainers) -> None:
-    wanted = [settings(*names) for names in itertools.combinations(kinds(), 2)]
-    refused = {str(s): refusal(s) for s in wanted}
-    composed = [s for s in wanted if not refused[str(s)]]
-    results = pair.run("collective.strategy_jobs:train", strategies=composed, timeout_s=300)
-    for k, strategy in enumerate(composed):
-        check([found[k] for found in results], strategy)
+    composed, num_pairs = walk(pair)
+    print(f"{len(composed)} of {num_pairs} pairs compose")
+    assert len(composed) >= 0.7 * num_pairs
+    recorded = strategies_recorded.read()
+    assert {(a, b) for a in recorded for b in recorded[a]["composes_with"]} == {*composed, *((b, a) for a, b in composed)}
+
+
+def walk(pair: Trainers) -> tuple[list[tuple[str, str]], int]:
+    """Train under every pair that is not refused; return those that are their definition, and how many pairs there are."""
+    pairs = list(itertools.combinations(kinds(), 2))
+    refused = {names: refusal(settings(*names)) for names in pairs}
     assert all("exclude each other: " in why for why in refused.values() if why)
-    print(f"{len(composed)} of {len(wanted)} pairs compose")
-    assert len(composed) >= 0.7 * len(wanted)
+    composed = [names for names in pairs if not refused[names]]
+    wanted = [settings(*names) for names in composed]
+    results = pair.run("collective.strategy_jobs:train", strategies=wanted, timeout_s=300)
+    for k, strategy in enumerate(wanted):
+        check([found[k] for found in results], strategy)
+    return composed, len(pairs)
+
+
+def test_the_record_is_of_the_strategies_that_are_declared() -> None:
+    recorded = strategies_recorded.read()
+    assert list(recorded) == list(kinds()), "run `make strategies`"
+    for name, entry in strategies_recorded.declared().items():
+        assert {key: recorded[name][key] for key in entry} == entry, "run `make strategies`"
+        assert sorted([*entry["excludes"], *recorded[name]["composes_with"]]) == sorted(set(kinds()) - {name})
+        for other, why in entry["excludes"].items():
+            assert why in refusal(settings(name, other))
+
+
+def test_the_bytes_that_are_recorded_are_sent(pair: Trainers) -> None:
+    assert strategies_recorded.bytes_sent(pair) == {n: e["bytes_a_float"] for n, e in strategies_recorded.read().items()}

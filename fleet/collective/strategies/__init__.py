@@ -1,4 +1,4 @@
-"""The strategies of collective training: one file each, one line each in ORDER, all against ``hooks.py`` and ``codec.py``.
+"""The strategies of collective training: one file each, one line each in SECTIONS, all against ``hooks.py`` and ``codec.py``.
 
 **A strategy** is a class with a name, fields, conflicts, and the hooks that it needs (``hooks.Strategy``, ``codec.Codec``;
 a user's own is given as ``DistributedStrategy(custom=[Mine(...)])`` and is treated alike). The hooks of one step, in the
@@ -29,32 +29,39 @@ their gradients are part of it. ``load`` comes after the model's and the optimiz
 On the same number of trainers it brings everything back exactly; on another each strategy's docstring says by which rule.
 """
 
-ORDER: tuple[str, ...] = (
-    # how the model runs
-    "sync_batch_norm.SyncBatchNorm",
-    "recompute.Recompute",
-    # when gradients are sent
-    "gradient_merge.GradientMerge",
-    # what is sent
-    "buckets.Buckets",
-    "fp16_allreduce.Fp16Allreduce",
-    "bf16_allreduce.Bf16Allreduce",
-    "int8.Int8",
-    "powersgd.PowerSgd",
-    "dgc.Dgc",
-    # how they are applied
-    "lars.Lars",
-    "lamb.Lamb",
-    "lr_scaling.LrScaling",
-    "clip.Clip",
-    "sharding.Sharding",
-    # what becomes of the parameters
-    "localsgd.LocalSgd",
-    "post_localsgd.PostLocalSgd",
-    "ema.Ema",
-    "custom",  # the user's own, in the order of DistributedStrategy(custom=[...])
-    # care
-    "find_unused_parameters.FindUnusedParameters",
-    "deterministic.Deterministic",
-    "verify.Verify",
-)
+SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("how the model runs", (
+        "sync_batch_norm.SyncBatchNorm",
+        "recompute.Recompute",
+    )),
+    ("when gradients are sent", (
+        "gradient_merge.GradientMerge",
+    )),
+    ("what is sent", (
+        "buckets.Buckets",
+        "fp16_allreduce.Fp16Allreduce",
+        "bf16_allreduce.Bf16Allreduce",
+        "int8.Int8",
+        "powersgd.PowerSgd",
+        "dgc.Dgc",
+    )),
+    ("how they are applied", (
+        "lars.Lars",
+        "lamb.Lamb",
+        "lr_scaling.LrScaling",
+        "clip.Clip",
+        "sharding.Sharding",
+    )),
+    ("what becomes of the parameters", (
+        "localsgd.LocalSgd",
+        "post_localsgd.PostLocalSgd",
+        "ema.Ema",
+        "custom",  # the user's own, in the order of DistributedStrategy(custom=[...])
+    )),
+    ("care", (
+        "find_unused_parameters.FindUnusedParameters",
+        "deterministic.Deterministic",
+        "verify.Verify",
+    )),
+)  # fmt: skip
+ORDER: tuple[str, ...] = tuple(place for _, places in SECTIONS for place in places)
