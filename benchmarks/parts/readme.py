@@ -34,6 +34,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "readers": ("multislot$", "criteo"),
     "growth": (),
     "collective": ("",),
+    "slow_link": ("100 Mb/s",),
     "imagenet": ("",),
     "data_parallel": ("",),  # the forerunner of collective.py: recorded at the commit that its line names
     "launch": ("",),
