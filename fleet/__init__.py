@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fleet.checkpoint import Checkpointer
     from fleet.collective.strategies.codec import Codec
     from fleet.collective.strategies.hooks import Strategy
-    from fleet.exchange import all_gather, all_reduce, broadcast
+    from fleet.exchange import all_gather, all_reduce, broadcast, mean_loss
     from fleet.fanout.current import current
     from fleet.fanout.grid import grid
     from fleet.fanout.member import member
@@ -63,6 +63,7 @@ _HOME = {
     "local_rank": "runtime",
     "log": "progress",
     "log_to": "progress",
+    "mean_loss": "exchange",
     "member": "fanout.member",
     "no_sync": "training",
     "profile": "profiling",
@@ -99,6 +100,7 @@ __all__ = [
     "local_rank",
     "log",
     "log_to",
+    "mean_loss",
     "member",
     "metrics",
     "no_sync",

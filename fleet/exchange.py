@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from fleet.errors import ConfigError
 from fleet.runtime import OPERATIONS, Runtime, current
 
 Value = TypeVar("Value")
+_COUNT = struct.Struct("<d")
 
 
 def all_reduce(value: Value, op: str = "sum") -> Value:
@@ -81,6 +83,46 @@ def _as_given(array: Any, like: Value) -> Value:
 def _is_tensor(value: object) -> bool:
     paddle = sys.modules.get("paddle")
     return paddle is not None and isinstance(value, paddle.Tensor)
+
+
+def mean_loss(total: Any, count: float) -> Any:
+    """Return the loss of a batch whose mean is not over samples: over tokens, pixels, or samples with weights.
+
+    Each trainer gives the sum of its part's losses; where the parts' counts are in another ratio than their samples, the mean of
+    each part's own mean is not the batch's. ``backward()`` of what is returned gives, on any number of trainers, the gradient of
+    (all trainers' sums) / (all their counts); ``fleet.log`` shows that quotient. With ``gradient_merge`` it is that of each
+    micro-step. Where a step's gradients stay a trainer's own (``localsgd``) it is this trainer's total / count, as it is alone.
+
+    Args:
+        total: paddle.Tensor of one value, with its gradient: the sum of this part's losses; 0 x the outputs for nothing at all.
+        count: what it is to be divided by: tokens, or the sum of weights; 0 if this part has none. If nobody has any, the loss
+            and its gradients are 0. A part without samples (the loader then gives a borrowed one) counts 0 by itself.
+
+    Raises:
+        ConfigError: a count that is negative or not finite, of any trainer; tables of consistency geo. Every trainer raises.
+        PeerLost, RendezvousError: as :func:`fleet.barrier`.
+
+    Cost: a meeting on the control channel, 8 bytes a trainer; call it once a batch on every trainer.
+    """
+    runtime, at = current("fleet.mean_loss()"), "fleet.mean_loss()"
+    if not _is_tensor(total) or total.size != 1:
+        what = f"{list(total.shape)} values" if _is_tensor(total) else f"a {type(total).__name__}"
+        raise ConfigError(f"mean_loss takes a tensor of one value, got {what}", at=at, fix="sum the losses: losses.sum()")
+    strategy, share = runtime.strategy, runtime.share
+    if strategy is not None and (strategy.parameter_server or {}).get("consistency") == "geo":
+        what = "with geo tables rows learn from each trainer's own mean, dense parameters from all: no one loss fits both"
+        raise ConfigError(what, at=at, fix="divide by this trainer's own count, or take another consistency")
+    alone = runtime.role.world_size == 1 or runtime.meets() == "never"
+    weight = 1.0 if alone else 1 / runtime.role.world_size if share is None else share.num_samples / max(share.num_global, 1)
+    payload = _COUNT.pack(float(count) if weight > 0 else 0.0)  # an empty part is computed on a borrowed sample
+    counts = [_COUNT.unpack(part)[0] for part in ([payload] if alone else runtime.meet(at, payload))]
+    for rank, counted in enumerate(counts):
+        if not 0 <= counted < float("inf"):
+            what = f"the count is {counted:g}" if alone else f"trainer {rank} gives the count {counted:g}"
+            raise ConfigError(what, at=at, fix="give a number from 0 on")
+    # The reducer multiplies this trainer's gradient by its weight.
+    whole = sum(counts) * weight
+    return total * (1 / whole if whole > 0 else 0.0)
 
 
 def _gather_arrays(runtime: Runtime, value: object, call: str) -> list[Any]:

@@ -61,6 +61,7 @@ class Runtime:
         self.board: Any = None  # progress.Board, in trainer 0
         self.profiler: Any = None  # profiling.Profiler, of the last fleet.profile
         self.say: Callable[[str], None] = _say  # shows a text of fleet's own; the progress line lets it by
+        self.meets: Callable[[], str] = lambda: "now"  # what the gradients of the next backward do, as the strategies say
         self.tables: Any = None  # parameter_server.weights.Weights, for checkpoints
         self.num_epochs = 0  # as Checkpointer.epochs says; 0 if nobody did
         self.closers: list[Callable[[], None]] = []  # run by shutdown, last added first

@@ -89,6 +89,7 @@ class Job:
         trainer = trainer_of(self.runtime, self.model, optimizer.inner, _named_parameters(self.model, optimizer.inner))
         self.in_force = InForce(strategy, trainer)
         self.runtime.strategies = self.in_force.held()
+        self.runtime.meets = self._meets
         self.in_force.wrap_model()
         optimizer.inner = self.in_force.wrap_optimizer()
 

@@ -94,7 +94,7 @@ class Strategy:
         """Say when the gradients of the backward that begins meet the other trainers'; the last in ORDER of these wins:
 
         "now"; "later": they add up on this trainer, weighed, until a "now"; "never": they stay this trainer's own mean.
-        All trainers must say the same.
+        All trainers must say the same. It may be asked several times: count elsewhere.
         """
         return "now"
 
