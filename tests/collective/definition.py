@@ -71,7 +71,7 @@ def gradients(p: Arrays, xs: list[Any], ys: list[Any], together: bool) -> list[A
 
 
 class Optimizer:
-    """SGD with momentum, Adam, LARS or LAMB of one trainer."""
+    """SGD with momentum, Adam (its variance frozen from a step on), LARS or LAMB of one trainer."""
 
     def __init__(self, kind: str, settings: dict[str, Any]) -> None:
         self.kind, self.settings, self.step_number = kind, settings, 0
@@ -101,6 +101,14 @@ class Optimizer:
         self.first[name] = 0.9 * self.first.get(name, 0) + 0.1 * g
         self.second[name] = 0.999 * self.second.get(name, 0) + 0.001 * g * g
         return self.first[name] / (1 - 0.9**self.step_number), self.second[name] / (1 - 0.999**self.step_number)
+
+    def adam(self, name: str, p: Arrays, g: Any, rate: float) -> None:
+        last = min(self.step_number, self.settings.get("freeze_steps", self.step_number))
+        self.first[name] = 0.9 * self.first.get(name, 0) + 0.1 * g
+        if last == self.step_number:
+            self.second[name] = 0.999 * self.second.get(name, 0) + 0.001 * g * g
+        deviation = np.sqrt(self.second[name] / (1 - 0.999**last))
+        p[name] = p[name] - rate * self.first[name] / (1 - 0.9**self.step_number) / (deviation + 1e-8)
 
     def lamb(self, name: str, p: Arrays, g: Any, rate: float) -> None:
         first, second = self.moments(name, g)
@@ -204,8 +212,33 @@ class Dgc:
         return total
 
 
+class OneBit:
+    """Algorithm 1 of 1-bit Adam: signs and a scale of each trainer's momentum, with error feedback; all are gathered."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.freeze_steps = settings["freeze_steps"]
+        self.steps: dict[str, int] = {}
+        self.momentum: Arrays = {}
+        self.left: dict[Any, Any] = {}
+
+    def __call__(self, name: str, found: list[Any]) -> Any:
+        step = self.steps[name] = self.steps.get(name, 0) + 1
+        before = self.momentum.get(name, np.zeros_like(found[0]))
+        if step <= self.freeze_steps:
+            self.momentum[name] = 0.9 * before + 0.1 * sum(found)
+            return sum(found)
+        total = 0
+        for r, g in enumerate(found):
+            mine = 0.9 * before / len(found) + 0.1 * g + self.left.get((name, r), 0)
+            sent = np.where(mine >= 0, 1, -1) * np.abs(mine).mean()
+            self.left[name, r] = mine - sent
+            total = total + sent
+        self.momentum[name] = total
+        return (total - 0.9 * before) / 0.1
+
+
 STATELESS = {"fp16_allreduce": fp16_allreduce, "bf16_allreduce": bf16_allreduce}
-CODECS = {**STATELESS, "int8": Int8, "powersgd": PowerSgd, "dgc": Dgc}
+CODECS = {**STATELESS, "int8": Int8, "powersgd": PowerSgd, "dgc": Dgc, "onebit": OneBit}
 APPLIED = ("lars", "lamb")
 LOCAL = ("localsgd", "post_localsgd")
 NOTHING = {"buckets", "find_unused_parameters", "deterministic", "verify", "recompute", "sharding"}  # they change no value
@@ -220,7 +253,10 @@ class Job:
         self.on, self.n = strategy, world_size
         self.p = [start() for _ in range(world_size)]
         kind = next((name for name in APPLIED if name in strategy), "momentum")
-        self.optimizers = [Optimizer(kind, strategy.get(kind, {})) for _ in range(world_size)]
+        settings = strategy.get(kind, {})
+        if "onebit" in strategy:
+            kind, settings = "adam", strategy["onebit"] if world_size > 1 else {}
+        self.optimizers = [Optimizer(kind, settings) for _ in range(world_size)]
         self.kept: list[Arrays] = []  # of a group of micro-steps
         self.in_group, self.steps, self.apart = 0, 0, 0
         codec = next((name for name in CODECS if name in strategy), "")

@@ -27,6 +27,7 @@ FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "strateg
 # Their defaults would show nothing: a group of one micro-step, a warm-up that outlasts the count.
 MEASURED: dict[str, dict[str, Any]] = {
     "gradient_merge": {"k_steps": 4},
+    "onebit": {"freeze_steps": 1},
     "localsgd": {"k_steps": 4},
     "post_localsgd": {"k_steps": 4, "begin_step": 1},
 }

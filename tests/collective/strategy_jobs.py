@@ -23,7 +23,7 @@ def net() -> Any:
 
 
 def optimizer(strategy: dict[str, Any], model: Any) -> Any:
-    if "lamb" in strategy:
+    if {"lamb", "onebit"} & set(strategy):
         return paddle.optimizer.Adam(RATE, parameters=model.parameters())
     return paddle.optimizer.Momentum(RATE, MOMENTUM, parameters=model.parameters())
 

@@ -43,6 +43,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"lars": True}, "decay", "weight decay"),
     ({"lars": {"exclude_from_weight_decay": ["biass"]}}, "", "'biass'"),
     ({"dgc": True}, "adam", "paddle.optimizer.Momentum"),
+    ({"onebit": True}, "", "paddle.optimizer.Adam"),
     ({"clip": True}, "clips", "ClipGradByNorm"),
     ({"powersgd": {"rank": 7}}, "", "powersgd.rank 7 makes no matrix"),
     ({"sharding": {"degree": 4}}, "", "asks for 4 trainers, and the job has 2"),

@@ -44,6 +44,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "int8.Int8",
         "powersgd.PowerSgd",
         "dgc.Dgc",
+        "onebit.OneBit",
     )),
     ("how they are applied", (
         "lars.Lars",
