@@ -100,6 +100,7 @@ setup(
         "parquet": ["pyarrow>=14"],
         "joblib": ["joblib>=1.4"],
         "dask": ["dask>=2024.8", "distributed>=2024.8"],
+        "ray": ["ray>=2.40"],
         "images": ["pillow>=10"],
         "text": ["tokenizers>=0.15", "sacrebleu>=2.4"],  # of examples/bert and examples/transformer
         "tensorboard": ["tensorboard>=2.10,<3"],

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_rules import hold
 from scripts import processes_of, run
 
 import fleet
-from fleet.errors import ConfigError, MemberLost, NotPicklable
+from fleet.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -32,34 +32,7 @@ def client() -> Iterator[Any]:
 @pytest.mark.slow
 def test_the_rules_hold(client: Any, tmp_path: Path) -> None:
     on = {"backend": "dask", "cluster": client}
-    assert fleet.spread(range(20), **on).map(lambda x: x * x).gather() == [x * x for x in range(20)]
-    assert fleet.spread([1, 2], **on).spread(lambda v: range(v)).map(lambda e: e + 1).gather() == [[1], [1, 2]]
-
-    def fails(x: int) -> int:
-        if x == 3:
-            raise KeyError(x)
-        return os.getpid()
-
-    with pytest.raises(KeyError) as caught:
-        fleet.spread(range(6), **on).map(fails).gather()
-    assert "member 3 failed" in "".join(getattr(caught.value, "__notes__", [str(caught.value.__cause__)]))
-    assert os.getpid() not in fleet.spread(range(6), **on).map(fails).gather(errors="skip")
-    with pytest.raises(NotPicklable, match="its result cannot be sent"):
-        fleet.spread([1], **on).map(lambda x: __import__("threading").Lock()).gather()
-    for cached in (False, True):
-        kept = fleet.spread(range(3), run_dir=str(tmp_path), cache="run", **on).map(lambda x: -x).gather(errors="collect")
-        assert [(r.value, r.cached) for r in kept] == [(-x, cached) for x in range(3)]
-
-    def dies(x: int) -> int:
-        if x == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return x
-
-    results = fleet.spread(range(20), lost_retries=1, **on).map(dies).gather(errors="collect")
-    assert isinstance(results[3].error, MemberLost)
-    assert len(results.values) == 19
-    with pytest.raises(ConfigError, match="timeout cannot be kept by the dask backend"):
-        fleet.spread([1], timeout=1, **on).map(str).gather()
+    hold(on, tmp_path)
     assert client.status == "running"
 
 

@@ -16,8 +16,10 @@ BACKENDS = {
     "dask": ("fleet.fanout.backends.dask", "Dask"),
     "inline": ("fleet.fanout.backends.inline", "Inline"),
     "local": ("fleet.fanout.backends.local", "Local"),
+    "ray": ("fleet.fanout.backends.ray", "Ray"),
     "thread": ("fleet.fanout.backends.thread", "Thread"),
 }
+CLUSTERS = ("dask", "ray")  # what `cluster=` may be given to
 
 
 def choose(asked: Any, cluster: Any = None) -> Backend:
@@ -35,9 +37,10 @@ def choose(asked: Any, cluster: Any = None) -> Backend:
         raise ConfigError(f"there is no backend {asked!r}", at="fleet.spread()", fix=_fix(asked))
     module, name = BACKENDS[asked]
     kind = getattr(import_module(module), name)
-    if cluster is not None and asked not in ("dask",):
-        raise ConfigError(f"the {asked} backend takes no cluster", at="fleet.spread()", fix='backend="dask", or leave cluster= out')
-    made: Backend = kind(cluster) if asked == "dask" else kind()
+    if cluster is not None and asked not in CLUSTERS:
+        fix = 'backend="dask" or "ray", or leave cluster= out'
+        raise ConfigError(f"the {asked} backend takes no cluster", at="fleet.spread()", fix=fix)
+    made: Backend = kind(cluster) if asked in CLUSTERS else kind()
     return made
 
 

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from fleet.errors import ConfigError, MemberLost
 from fleet.fanout import call as calls
-from fleet.fanout import failure, keeper, machine, remote
+from fleet.fanout import failure, machine, remote
+from fleet.fanout.backends import own_cluster
 from fleet.fanout.backends.protocol import BATCHES, PROCESSES, SENDS, Opening
 from fleet.fanout.blame import not_picklable, packed_level
 from fleet.fanout.call import Call, Outcome
 from fleet.fanout.parcel import Packed, pack
 
 ANSWER_S = 10  # within which an address must answer
+ONE_TRY = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # repeating is the driver's
 AHEAD = 2  # calls per thread of the cluster: Dask's round trip is milliseconds
 
 
@@ -74,12 +73,8 @@ class Dask:
         """Start a scheduler and workers as processes of their own, which need no ``__main__`` guard."""
         from distributed.deploy.subprocess import SubprocessCluster
 
-        with _environment(self._run):
-            command = [sys.executable, "-I", "-S", keeper.__file__, self._run, ""]
-            environ = {name: text for name, text in os.environ.items() if name != "FLEET_FANOUT_RUN"}
-            self._keeper = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environ
-            )
+        with own_cluster.environment(self._run, ONE_TRY):
+            self._keeper = own_cluster.start_keeper(self._run)
             number = opening.workers or machine.usable_cpus()
             self._cluster = SubprocessCluster(n_workers=number, threads_per_worker=1, dashboard_address=None, silence_logs=50)
             client = self._distributed.Client(self._cluster, set_as_default=False)
@@ -158,28 +153,5 @@ class Dask:
             self._cluster.close()
             self._cluster = None
         if self._keeper is not None:
-            assert self._keeper.stdin is not None
-            self._keeper.stdin.close()
-            self._keeper.wait()
+            own_cluster.end(self._keeper)
             self._keeper = None
-
-
-@contextmanager
-def _environment(run: str) -> Iterator[None]:
-    """What the cluster's processes inherit: the run's id, the driver's modules, one thread, and no second try of Dask's own."""
-    wanted = {
-        "FLEET_FANOUT_RUN": run,
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
-        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, text in before.items():
-            if text is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = text
