@@ -86,6 +86,11 @@ TABLE: tuple[Variable, ...] = (
     Variable("GLIBC_TUNABLES", "launcher, user", "malloc thresholds (docs/tuning.md); a user's own are kept", "glibc's"),
     Variable("MKL_DEBUG_CPU_TYPE", "launcher, user", "5: MKL uses AVX2 on AMD too (docs/tuning.md); a user's own is kept", "unset"),
     Variable("PYTHONUNBUFFERED", "launcher", "1, so that a log file is never behind", "unset"),
+    Variable("RAY_ADDRESS", "user", "the Ray cluster of spread(backend=\"ray\")", "one on this machine"),
+    Variable("RAY_AUTH_MODE", "user", "token: this process shows Ray's token to the cluster", "unset"),
+    Variable("RAY_TMPDIR", "user", "where Ray keeps its files, and the address of the cluster that runs here", "TMPDIR, /tmp"),
+    Variable("RAY_USAGE_STATS_ENABLED", "user", "1: a Ray that fleet starts sends usage statistics", "0"),
+    Variable("RAY_USE_TLS", "user", "1: the Ray cluster speaks TLS, so its port is only asked for a connection", "0"),
 )  # fmt: skip
 
 _NAMES = frozenset(v.name for v in TABLE)

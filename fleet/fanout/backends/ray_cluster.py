@@ -80,7 +80,7 @@ def _address_of(given: Any) -> str:
 
 def _newest() -> str:
     """Return the address of the cluster that was last started on this machine with ``ray start``, if it answers."""
-    path = os.path.join(os.environ.get("RAY_TMPDIR") or os.environ.get("RAY_TMP_DIR") or tempfile.gettempdir(), "ray")
+    path = os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
     try:
         with open(os.path.join(path, "ray_current_cluster")) as file:
             address = file.read().strip()
