@@ -20,7 +20,6 @@ INSTEAD: dict[str, str] = {
     "elastic": "start with python -m fleet.launch --trainer_restarts N, and resume by fleet.Checkpointer",
     "amp": "use paddle.amp.auto_cast in the script and fleet.distributed_scaler on its GradScaler; on CPUs Paddle's mixed "
            "precision computes in float32 anyway",
-    "adaptive_localsgd": "it comes in a later version; use localsgd or post_localsgd",
     "join": "distributed_loader gives every trainer as many batches, the last ones empty where samples run out",
     "heter_ccl_mode": "trainers of one kind of device only: delete the line",
     **dict.fromkeys(["adam_d2sum", "is_fl_ps_mode", "with_coordinator", "fs_client_param", "trainer_desc_configs",

@@ -15,13 +15,15 @@ from fleet.errors import ConfigError
 
 
 class Outermost:
-    """Call ``begin`` and ``end`` around every outermost backward of this process; ``abort`` if it raised.
+    """Call ``begin(tensors)`` and ``end()`` around every outermost backward of this process; ``abort()`` if it raised.
+
+    ``tensors`` are those that it begins from.
 
     Raises:
         ConfigError: somebody watches the passes already.
     """
 
-    def __init__(self, begin: Callable[[], None], end: Callable[[], None], abort: Callable[[], None]) -> None:
+    def __init__(self, begin: Callable[[Any], None], end: Callable[[], None], abort: Callable[[], None]) -> None:
         import paddle
 
         self.active = False  # inside the outermost backward
@@ -55,7 +57,7 @@ class Outermost:
         def run_backward(*args: Any, **kwargs: Any) -> Any:
             if self.active or not self.alive:
                 return self.run_backward(*args, **kwargs)
-            self._begin()
+            self._begin(args[0])
             self.active = True
             try:
                 self.run_backward(*args, **kwargs)

@@ -211,10 +211,11 @@ class Reducer:
         self._missing = [len(bucket.members) for bucket in self._plan]
         self._posted = 0
 
-    def _begin(self) -> None:
+    def _begin(self, tensors: Any) -> None:
         self._check()
         self._adopt_unfrozen()
         self._reset()
+        self._trainer.loss = tensors[0].detach()
         self._share = share = self._runtime.share
         how = self._ask()
         self._meets = "later" if how == "now" and not self._synced else how

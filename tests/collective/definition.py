@@ -33,11 +33,11 @@ def part(n: int, world_size: int, rank: int) -> slice:
     return slice(rank * n // world_size, (rank + 1) * n // world_size)
 
 
-def gradients(p: Arrays, xs: list[Any], ys: list[Any], together: bool) -> list[Arrays]:
-    """Return each trainer's gradient of its own mean loss; with ``together``, batch norm sees all trainers' samples."""
+def gradients(p: Arrays, xs: list[Any], ys: list[Any], together: bool) -> tuple[list[Arrays], list[float]]:
+    """Return each trainer's gradient of its own mean loss, and that loss; with ``together``, batch norm sees all samples."""
     hidden = [x @ q["0.weight"] for x, q in zip(xs, p, strict=True)]
     pools = [list(range(len(xs)))] * len(xs) if together else [[r] for r in range(len(xs))]
-    passed, backward = [], []
+    passed, backward, losses = [], [], []
     for r, (h, y, q) in enumerate(zip(hidden, ys, p, strict=True)):
         pool = np.concatenate([hidden[k] for k in pools[r]])
         mean, var = pool.mean(0), pool.var(0)
@@ -47,6 +47,7 @@ def gradients(p: Arrays, xs: list[Any], ys: list[Any], together: bool) -> list[A
         scores = t @ q["3.weight"] + q["3.bias"]
         soft = np.exp(scores - scores.max(1, keepdims=True))
         soft /= soft.sum(1, keepdims=True)
+        losses.append(float(-np.log(soft[np.arange(len(y)), y]).sum() / max(len(y), 1)))
         soft[np.arange(len(y)), y] -= 1
         d_scores = soft / max(len(y), 1)
         d_normed = (d_scores @ q["3.weight"].T) * (1 - t * t)
@@ -67,7 +68,7 @@ def gradients(p: Arrays, xs: list[Any], ys: list[Any], together: bool) -> list[A
             "1.weight": (d_normed * normal).sum(0), "1.bias": d_normed.sum(0),
             "3.weight": t.T @ d_scores, "3.bias": d_scores.sum(0),
         })  # fmt: skip
-    return found
+    return found, losses
 
 
 class Optimizer:
@@ -240,7 +241,7 @@ class OneBit:
 STATELESS = {"fp16_allreduce": fp16_allreduce, "bf16_allreduce": bf16_allreduce}
 CODECS = {**STATELESS, "int8": Int8, "powersgd": PowerSgd, "dgc": Dgc, "onebit": OneBit}
 APPLIED = ("lars", "lamb")
-LOCAL = ("localsgd", "post_localsgd")
+LOCAL = ("localsgd", "post_localsgd", "adaptive_localsgd")
 NOTHING = {"buckets", "find_unused_parameters", "deterministic", "verify", "recompute", "sharding"}  # they change no value
 HERE = {"gradient_merge", "sync_batch_norm", "clip", "ema", "lr_scaling", *LOCAL, *CODECS, *APPLIED, *NOTHING}
 
@@ -268,6 +269,7 @@ class Job:
         if codec == "dgc" and world_size > 1:
             for made in self.optimizers:
                 made.kind = "sgd"
+        self.k_steps = self.averaging.get("k_steps", self.averaging.get("init_k_steps"))
         self.averages = [start() for _ in range(world_size)]
 
     @property
@@ -280,7 +282,8 @@ class Job:
 
     def batch(self, xs: list[Any], ys: list[Any], ends_epoch: bool) -> None:
         total = sum(len(x) for x in xs)
-        found = gradients(self.p, xs, ys, together="sync_batch_norm" in self.on)
+        found, losses = gradients(self.p, xs, ys, together="sync_batch_norm" in self.on)
+        self.loss = sum(len(x) / total * loss for x, loss in zip(xs, losses, strict=True))
         for x, g in zip(xs, found, strict=True):
             weight = np.float32(1.0 if self.local else len(x) / total)
             for name in g:
@@ -304,11 +307,16 @@ class Job:
                 g = {k: v * min(1.0, self.on["clip"]["norm"] / norm) for k, v in g.items()}
             self.optimizers[r].step(self.p[r], g, self.rate())
         self.steps += 1
+        if self.steps == 1:
+            self.first_loss = self.loss
         if local:
             self.apart += 1
-            if self.apart == self.averaging["k_steps"] or ends_epoch:
+            if self.apart == self.k_steps or ends_epoch:
                 self.p = [{k: sum(p[k] for p in self.p) / self.n for k in SHAPES} for _ in range(self.n)]
                 self.apart = 0
+                if "adaptive_localsgd" in self.on:  # at a rate that stays
+                    wanted = self.loss / self.first_loss * self.averaging["init_k_steps"]
+                    self.k_steps = max(1, min(16, int(np.ceil(np.sqrt(wanted)))))
         decay = self.on.get("ema", {}).get("decay", 0.999)
         for p, average in zip(self.p, self.averages, strict=True):
             for name in p:

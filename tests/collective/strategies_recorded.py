@@ -29,6 +29,7 @@ MEASURED: dict[str, dict[str, Any]] = {
     "gradient_merge": {"k_steps": 4},
     "onebit": {"freeze_steps": 1},
     "localsgd": {"k_steps": 4},
+    "adaptive_localsgd": {"init_k_steps": 4},
     "post_localsgd": {"k_steps": 4, "begin_step": 1},
 }
 

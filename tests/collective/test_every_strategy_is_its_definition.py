@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "post_localsgd": {"k_steps": 2, "begin_step": 2},
     "buckets": {"first_mb": 0.001, "mb": 0.001},
     "dgc": {"sparsity": [0.5, 0.8], "rampup_begin_step": 1, "rampup_step": 2, "min_size": 10, "local_clip": 0.3},
+    "adaptive_localsgd": {"init_k_steps": 3},
     "onebit": {"freeze_steps": 2},
     "ema": {"decay": 0.9},
     "lr_scaling": {"rule": "sqrt", "warmup_steps": 3},

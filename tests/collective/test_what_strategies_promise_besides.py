@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from trainers import Trainers
 
+from fleet.collective.strategies.adaptive_localsgd import AdaptiveLocalSgd
+
 
 @pytest.fixture(scope="module")
 def four() -> Iterator[Trainers]:
@@ -56,3 +58,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_refused_with_the_reason(pair: Trainers, strategy: dict[str, Any], kind: str, words: str) -> None:
     for found in pair.run("collective.strategy_jobs:refused_at_join", strategy=strategy, kind=kind):
         assert words in found and "fix: " in found
+
+
+def test_steps_between_averages_follow_the_loss_and_the_rate() -> None:
+    strategy = AdaptiveLocalSgd(init_k_steps=8)
+    strategy._first_loss, strategy._first_rate = 2.0, 0.1
+    assert [strategy._chosen(loss, 0.1) for loss in (2.0, 0.5, 0.0, -1.0, 1e9)] == [3, 2, 1, 1, 16]
+    assert strategy._chosen(2.0, 0.01) == 9
+    assert [strategy._chosen(loss, 0.1) for loss in (float("nan"), float("inf"))] == [8, 8]
+    strategy._first_loss = -2.0
+    assert strategy._chosen(1.0, 0.1) == 8

@@ -56,6 +56,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("what becomes of the parameters", (
         "localsgd.LocalSgd",
         "post_localsgd.PostLocalSgd",
+        "adaptive_localsgd.AdaptiveLocalSgd",
         "ema.Ema",
         "custom",  # the user's own, in the order of DistributedStrategy(custom=[...])
     )),

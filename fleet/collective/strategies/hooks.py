@@ -41,6 +41,7 @@ class Trainer:
     model: Any = None  # paddle.nn.Layer, or None if the script never gave it
     optimizer: Any = None  # the script's own, as wrapped so far
     parameters: list[tuple[str, Any]] = field(default_factory=list)  # name in the model, paddle.Tensor; frozen ones too
+    loss: Any = None  # paddle.Tensor whose backward began last; None before the first one, and with one trainer
     weight: float = 1.0  # part of the global batch that this trainer has in hand: what its gradient weighs
     step: int = 0  # optimizer steps taken, of the runs before a resume too
     ends_epoch: bool = False  # the batch in hand is the last of its epoch; False if nobody knows
