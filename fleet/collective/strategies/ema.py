@@ -35,8 +35,9 @@ class Ema(Strategy):
 
     def on_update(self, trainer: Trainer) -> None:
         """Begin with what the parameters are before their first step."""
-        if not self.averages:
-            self.averages = {name: p.detach().clone() for name, p in trainer.parameters}
+        for name, parameter in trainer.parameters:
+            if name not in self.averages and not parameter.stop_gradient:
+                self.averages[name] = parameter.detach().clone()
 
     def after_step(self, trainer: Trainer) -> None:
         """Follow."""
@@ -44,19 +45,21 @@ class Ema(Strategy):
 
         with paddle.no_grad():
             for name, parameter in trainer.parameters:
-                if not parameter.stop_gradient:
+                if not parameter.stop_gradient and name in self.averages:
                     self.averages[name].scale_(self.decay).add_(parameter.detach() * (1 - self.decay))
 
     @contextlib.contextmanager
     def applied(self, trainer: Trainer) -> Iterator[None]:
         """Put the averages in the parameters' place for as long as the block lasts."""
-        held = {name: p.detach().clone() for name, p in trainer.parameters}
+        # A batch norm's running mean is a frozen parameter to Paddle: what is not learned stays as it is.
+        followed = [(name, p) for name, p in trainer.parameters if name in self.averages and not p.stop_gradient]
+        held = {name: p.detach().clone() for name, p in followed}
         try:
-            for name, parameter in trainer.parameters:
-                parameter.set_value(self.averages.get(name, held[name]))
+            for name, parameter in followed:
+                parameter.set_value(self.averages[name])
             yield
         finally:
-            for name, parameter in trainer.parameters:
+            for name, parameter in followed:
                 parameter.set_value(held[name])
 
     def state(self, trainer: Trainer) -> State:
