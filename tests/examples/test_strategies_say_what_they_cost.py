@@ -18,8 +18,8 @@ FLOATS = 64 * 32 + 2 * 32 * 32 + 3 * 3 * 32 + 10 * 32 + 10  # weights; biases an
 
 def run(folder: Path, *flags: str) -> str:
     """Run a job of two trainers; return what trainer 0 said."""
-    job = kill_harness.start(["--trainer_num", "2", "--device", "cpu", "--log_dir", "logs", str(FOLDER / "train.py"), *SMALL, *flags],
-                             folder)  # fmt: skip
+    command = ["--trainer_num", "2", "--device", "cpu", "--log_dir", "logs", str(FOLDER / "train.py"), *SMALL, *flags]
+    job = kill_harness.start(command, folder)
     assert job.wait(100) == 0, job.err
     assert kill_harness.survivors_after(job, 3.0) == []
     said = job.log("trainer-0")
