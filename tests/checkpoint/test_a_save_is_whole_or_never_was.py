@@ -89,6 +89,7 @@ print("calls", calls)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_killed_at_many_moments(tmp_path: Path) -> None:
     """With tables; test_killed_at_each_file_operation.py takes every moment of a job without."""
     whole = alone(KILLED, "0", str(tmp_path / "whole"))

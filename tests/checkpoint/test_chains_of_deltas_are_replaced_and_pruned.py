@@ -96,6 +96,7 @@ def test_killed_when_the_old_chain_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_killed_at_many_moments(tmp_path: Path) -> None:
     calls = int(said(run(tmp_path / "whole"), "calls")[0])
     assert calls > 40

@@ -40,6 +40,7 @@ def result(name: str, text: str) -> float:
 # ResNet's patterns, a BLEU of 0. BatchNorm sees half the batch on each trainer, so ResNet's two curves differ. word2vec trains in
 # async, and its 1,560 analogies hang on 80 words. Adam makes much of nothing where a gradient is nothing (a bias under softmax):
 # a Transformer that is still learning tells by its BLEU (with plain SGD its weights are equal to 2e-7).
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name, least, apart", [("ctr", 0.55, 0.003), ("deepfm", 0.6, 0.003), ("bert", 0.2, 0.02),
                                                 ("simnet_bow", 0.6, 0.003), ("word2vec", 0.8, 0.15),
                                                 pytest.param("distribute_ctr", 0.55, 0.003, marks=pytest.mark.slow),
