@@ -101,7 +101,7 @@ def kept_of(pool):
     kept = 0
     for future in futures:
         try: future.result(); kept += 1
-        except Exception: pass
+        except Exception: continue  # a result that is lost with the pool: counted by not being kept
     return kept
 if __name__ == "__main__": main()
 """

@@ -107,3 +107,11 @@ def test_the_example(pair: Trainers) -> None:
     assert "noise (sigma 0.05)" in done.stdout and float(done.stdout.split("loss ")[-1].split()[0]) < 0.1
     made = runpy.run_path(str(OWN), run_name="own")["Noise"](sigma=0.5)
     assert made.settings == {"sigma": 0.5}
+
+
+@pytest.mark.parametrize("hook", ["encode", "decode"])
+def test_a_codec_that_lacks_one_half_says_which(hook: str) -> None:
+    bare = type("Bare", (fleet.Codec,), {"name": "bare"})()
+    with pytest.raises(ConfigError, match=f"strategy bare: its hook {hook} is missing") as caught:
+        getattr(bare, hook)(*[None] * (1 if hook == "encode" else 2))
+    assert f"write {hook}(self" in caught.value.fix

@@ -34,11 +34,11 @@ class Codec(Strategy):
 
     def encode(self, part: Part) -> bytes:
         """Return ``part.values`` as bytes."""
-        raise NotImplementedError
+        raise wrong_hook(self, "encode", "is missing", "write encode(self, part) -> bytes, or your own reduce(self, parts, wire)")
 
     def decode(self, payload: bytes, part: Part) -> Any:
         """Return float32[n] from any trainer's bytes for ``part``; its ``values`` are not to be looked at."""
-        raise NotImplementedError
+        raise wrong_hook(self, "decode", "is missing", "write decode(self, payload, part) -> float32[n], the reverse of encode")
 
     def reduce(self, parts: list[Part], wire: Wire) -> None:
         """Put the sum over all trainers into each part's ``values``. Runs in the sender's thread: it touches no Paddle tensor.

@@ -7,12 +7,13 @@ import functools
 import inspect
 import threading
 import time
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from fleet.errors import ConfigError
 from fleet.fanout import call as calls
 from fleet.fanout import chain, failure
+from fleet.fanout.backends import arrivals
 from fleet.fanout.backends.protocol import TIMEOUT, Opening
 from fleet.fanout.call import Call, Outcome
 from fleet.fanout.current import as_member
@@ -82,16 +83,9 @@ class Async:
             assert self._loop is not None
             self._loop.call_soon_threadsafe(self._begin, self._unsent)
             self._unsent = []
-        found: list[Outcome] = []
-        try:
-            first = self._outcomes.get(timeout_s != 0, timeout_s or None)
-            while True:
-                if first is not None:
-                    found.append(first)
-                first = self._outcomes.get_nowait()
-        except Empty:
-            self._running -= len(found)
-            return found
+        found = arrivals.take(self._outcomes, timeout_s)
+        self._running -= len(found)
+        return found
 
     def wake(self) -> None:
         self._outcomes.put(None)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from fleet.errors import ConfigError, MemberLost
 from fleet.fanout import call as calls
 from fleet.fanout import failure, machine, remote
-from fleet.fanout.backends import own_cluster
+from fleet.fanout.backends import arrivals, own_cluster
 from fleet.fanout.backends.protocol import BATCHES, PROCESSES, SENDS, Opening
 from fleet.fanout.blame import not_picklable, packed_level
 from fleet.fanout.call import Call, Outcome
@@ -125,15 +125,7 @@ class Dask:
             self._outcomes.put(outcome)
 
     def wait(self, timeout_s: float | None) -> list[Outcome]:
-        found: list[Outcome] = []
-        try:
-            first = self._outcomes.get(timeout_s != 0, timeout_s or None)
-            while True:
-                if first is not None:
-                    found.append(first)
-                first = self._outcomes.get_nowait()
-        except Empty:
-            return found
+        return arrivals.take(self._outcomes, timeout_s)
 
     def wake(self) -> None:
         self._outcomes.put(None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from fleet.fanout import call as calls
 from fleet.fanout import machine
+from fleet.fanout.backends import arrivals
 from fleet.fanout.backends.protocol import BATCHES, Opening
 from fleet.fanout.call import Call, Outcome
 
@@ -52,16 +53,9 @@ class Thread:
                 self._outcomes.put(Outcome(call.ticket, calls.ERROR, error=error, worker=name))
 
     def wait(self, timeout_s: float | None) -> list[Outcome]:
-        found: list[Outcome] = []
-        try:
-            first = self._outcomes.get(timeout_s != 0, timeout_s or None)
-            while True:
-                if first is not None:
-                    found.append(first)
-                first = self._outcomes.get_nowait()
-        except Empty:
-            self._running -= len(found)
-            return found
+        found = arrivals.take(self._outcomes, timeout_s)
+        self._running -= len(found)
+        return found
 
     def wake(self) -> None:
         self._outcomes.put(None)
